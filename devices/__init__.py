@@ -1,0 +1,1 @@
+"""Device profiles, tiers, memory and speed models. Standard library only."""

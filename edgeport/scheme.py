@@ -1,0 +1,45 @@
+"""The vocabulary of quantization: what one tensor is stored as, without any tensor library.
+
+The portable scheme is symmetric with one signed scale per block of input features. A scale has at most 7 significant
+bits, so it is exact in float16, bfloat16 and float32, and a dequantized INT4 weight (4 + 7 bits) is exact in float16.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["int4", "int8", "f32", "f16", "bf16"]
+FLOAT_KINDS: tuple[Kind, ...] = ("f32", "f16", "bf16")
+BLOCK_SIZES = (32, 64, 128)
+SCALE_SIGNIFICANT_BITS = 7
+
+
+@dataclass(frozen=True, slots=True)
+class TensorScheme:
+    """How one tensor is stored: `int4`/`int8` with a block of input features per scale, or a float type (block 0)."""
+
+    kind: Kind
+    block: int = 0
+
+    def __post_init__(self) -> None:
+        if self.is_quantized and self.block not in BLOCK_SIZES:
+            raise ValueError(f"block of {self.kind} must be one of {BLOCK_SIZES}, not {self.block}")
+        if not self.is_quantized and self.block:
+            raise ValueError(f"{self.kind} has no block, got {self.block}")
+
+    @property
+    def is_quantized(self) -> bool:
+        return self.kind in ("int4", "int8")
+
+    @property
+    def bits(self) -> int:
+        return {"int4": 4, "int8": 8, "f32": 32, "f16": 16, "bf16": 16}[self.kind]
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Payload and 16-bit scales: 4.5 for INT4 in blocks of 32."""
+        return self.bits + (16 / self.block if self.block else 0.0)
+
+    def __str__(self) -> str:
+        return f"{self.kind}-g{self.block}" if self.block else self.kind

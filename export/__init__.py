@@ -1,0 +1,1 @@
+"""Turn a Hugging Face model folder into an artifact: source, quantize once, pack four times, verify."""

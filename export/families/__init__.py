@@ -1,0 +1,1 @@
+"""One file per model family: names, shapes and rules as data."""

@@ -1,0 +1,1 @@
+"""Measure a session the way llama-bench does, and write it down."""
