@@ -1,0 +1,141 @@
+"""A recipe: which kind each tensor gets and which solver decides the codes. Read from TOML; every error is told at once."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from edgeport.errors import RecipeError
+from edgeport.export.families.decoder import TensorSpec
+from edgeport.scheme import BLOCK_SIZES, FLOAT_KINDS, Kind, TensorScheme
+
+RECIPES_DIRECTORY = Path(__file__).parent / "recipes"
+SOLVERS = ("rtn",)
+_ROLES = ("linear", "embedding", "head")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Schemes by role; `overrides` maps a shell pattern over tensor names to a scheme, first match wins.
+
+    Norms and biases stay in float32: they are a thousandth of the bytes and every container can hold them.
+    """
+
+    name: str
+    description: str
+    linear: TensorScheme
+    embedding: TensorScheme
+    head: TensorScheme
+    solver: str = "rtn"
+    overrides: Mapping[str, TensorScheme] = field(default_factory=dict)
+
+    def scheme_for(self, tensor: TensorSpec) -> TensorScheme:
+        """The scheme of one tensor, after snapping the block to what divides its rows."""
+        if tensor.role in ("norm", "bias"):
+            return TensorScheme("f32")
+        chosen: TensorScheme = getattr(self, tensor.role)
+        for pattern, scheme in self.overrides.items():
+            if fnmatch.fnmatchcase(tensor.name, pattern):
+                chosen = scheme
+                break
+        return snap(chosen, tensor.shape[-1])
+
+    def to_document(self) -> dict[str, Any]:
+        """Plain values for the manifest; `parse` reads them back."""
+        return {
+            "name": self.name,
+            "description": self.description,
+            "solver": self.solver,
+            **{role: str(getattr(self, role)) for role in _ROLES},
+            "overrides": {pattern: str(scheme) for pattern, scheme in self.overrides.items()},
+        }
+
+
+def snap(scheme: TensorScheme, in_features: int) -> TensorScheme:
+    """The same kind with the largest allowed block that divides `in_features`; float16 where even 32 does not."""
+    if not scheme.is_quantized or in_features % scheme.block == 0:
+        return scheme
+    for block in sorted(BLOCK_SIZES, reverse=True):
+        if block < scheme.block and in_features % block == 0:
+            return TensorScheme(scheme.kind, block)
+    return TensorScheme("f16")
+
+
+def parse_scheme(text: str) -> TensorScheme:
+    """`int4-g32`, `int8-g64`, `bf16`, ... Raises RecipeError naming what is allowed."""
+    if text in FLOAT_KINDS:
+        return TensorScheme(cast(Kind, text))
+    match = re.fullmatch(r"(int4|int8)(?:-g(\d+))?", text)
+    block = int(match.group(2) or 32) if match else 0
+    if match is None or block not in BLOCK_SIZES:
+        raise RecipeError(f"unknown scheme {text!r}", hint="schemes are int4 and int8 with -g32, -g64 or -g128, and bf16, f16, f32")
+    return TensorScheme(cast(Kind, match.group(1)), block)
+
+
+def recipe_names() -> list[str]:
+    return sorted(path.stem for path in RECIPES_DIRECTORY.glob("*.toml"))
+
+
+def load_recipe(name_or_path: str) -> Recipe:
+    """A shipped recipe by name, or a TOML file. Raises RecipeError with every problem of the file."""
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        path = RECIPES_DIRECTORY / f"{name_or_path}.toml"
+        if not path.is_file():
+            near = difflib.get_close_matches(name_or_path, recipe_names(), n=1)
+            meant = f" (did you mean {near[0]}?)" if near else ""
+            raise RecipeError(f"unknown recipe {name_or_path!r}{meant}", hint=f"recipes are {', '.join(recipe_names())}, or a .toml file")
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"recipe {path} cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"recipe {path} is not TOML: {error}") from error
+    return parse(document, default_name=path.stem)
+
+
+def parse(document: Mapping[str, Any], *, default_name: str) -> Recipe:
+    """Build a recipe from plain values; collects all errors, then raises once."""
+    problems: list[str] = []
+    allowed = ("name", "description", "solver", "overrides", *_ROLES)
+    for key in document:
+        if key not in allowed:
+            near = difflib.get_close_matches(key, allowed, n=1)
+            problems.append(f"unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else ""))
+    schemes = {role: _scheme(document, role, problems) for role in _ROLES}
+    solver = document.get("solver", "rtn")
+    if solver not in SOLVERS:
+        problems.append(f"unknown solver {solver!r}, solvers are {', '.join(SOLVERS)}")
+    overrides = {}
+    for pattern, text in dict(document.get("overrides", {})).items():
+        try:
+            overrides[pattern] = parse_scheme(str(text))
+        except RecipeError as error:
+            problems.append(f"overrides.{pattern}: {error.message}")
+    if problems:
+        raise RecipeError(f"recipe {default_name!r}: " + "; ".join(problems), hint=f"keys are {', '.join(allowed)}")
+    return Recipe(
+        name=str(document.get("name", default_name)),
+        description=str(document.get("description", "")),
+        linear=schemes["linear"],
+        embedding=schemes["embedding"],
+        head=schemes["head"],
+        solver=solver,
+        overrides=overrides,
+    )
+
+
+def _scheme(document: Mapping[str, Any], role: str, problems: list[str]) -> TensorScheme:
+    try:
+        if role not in document:
+            raise RecipeError(f"missing key {role!r}")
+        return parse_scheme(str(document[role]))
+    except RecipeError as error:
+        problems.append(f"{role}: {error.message}")
+        return TensorScheme("f32")

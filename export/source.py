@@ -1,0 +1,123 @@
+"""The source model: a Hugging Face folder (or a hub id, on request), read lazily and checked before any work."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeport.errors import UnsupportedModel, UsageError
+from edgeport.export.families.decoder import HEAD, DecoderSpec
+from edgeport.export.families.table import read_spec
+from edgeport.export.safetensors_file import SafetensorsFolder
+from edgeport.lazy import missing_extra
+from edgeport.manifest import SourceFacts
+
+SIDE_FILES = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja", "chat_template.json",
+)  # fmt: skip
+_FLOATS = ("F32", "F16", "BF16", "F64")
+_IGNORED = re.compile(r"\.rotary_emb\.inv_freq$|\.attention\.(masked_)?bias$")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceModel:
+    """A checked model folder. `weights` maps names to memory-mapped arrays; nothing is in memory yet."""
+
+    directory: Path
+    name: str
+    spec: DecoderSpec
+    weights: SafetensorsFolder
+
+    def tensor(self, name: str) -> npt.NDArray[Any]:
+        return self.weights.tensor(name)
+
+    def facts(self) -> SourceFacts:
+        dtypes = Counter(self.weights.entry(item.name).dtype for item in self.spec.tensors())
+        size_bytes = sum(self.weights.entry(item.name).stop - self.weights.entry(item.name).start for item in self.spec.tensors())
+        return SourceFacts(self.name, self.fingerprint(), size_bytes, dtypes.most_common(1)[0][0].lower())
+
+    def fingerprint(self) -> str:
+        """sha256 over the side files and, per weight file, its header, its size and 64 sampled pieces of 64 KiB.
+
+        Hashing every byte of a large model takes longer than quantizing it; the checkpoint's digests cover the rest.
+        """
+        digest = hashlib.sha256()
+        for name in SIDE_FILES:
+            path = self.directory / name
+            if path.is_file():
+                digest.update(name.encode() + path.read_bytes())
+        for path in self.weights.paths:
+            size_bytes = path.stat().st_size
+            digest.update(f"{path.name} {size_bytes}".encode())
+            with path.open("rb") as stream:
+                for offset in np.linspace(0, max(size_bytes - (1 << 16), 0), 64, dtype=np.int64):
+                    stream.seek(int(offset))
+                    digest.update(stream.read(1 << 16))
+        return digest.hexdigest()
+
+
+def open_source(model: str) -> SourceModel:
+    """Open a folder, or a hub id `owner/name`, which is the only case that touches the network.
+
+    Raises UsageError for a folder without weights, UnsupportedModel for a family or tensors that do not fit.
+    """
+    directory = Path(model)
+    if not directory.is_dir():
+        directory = _fetch(model)
+    config_path = directory / "config.json"
+    try:
+        config = json.loads(config_path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"no config.json in {directory}", hint="give a folder written by save_pretrained()") from error
+    except ValueError as error:
+        raise UsageError(f"{config_path} is not JSON: {error}") from error
+    spec = read_spec(config)
+    weights = SafetensorsFolder(directory)
+    source = SourceModel(directory, directory.resolve().name, spec, weights)
+    _check_tensors(source)
+    if not (directory / "tokenizer.json").is_file():
+        raise UnsupportedModel(
+            f"no tokenizer.json in {directory}",
+            hint="save the fast tokenizer beside the weights: AutoTokenizer.from_pretrained(...).save_pretrained(...)",
+        )
+    return source
+
+
+def _check_tensors(source: SourceModel) -> None:
+    """Required and unused names, shapes and dtypes are compared both ways; all problems are told at once."""
+    problems = []
+    expected = {item.name: item for item in source.spec.tensors()}
+    for name, item in expected.items():
+        if name not in source.weights:
+            problems.append(f"{name} is missing")
+        elif source.weights.entry(name).shape != item.shape:
+            problems.append(f"{name} is {list(source.weights.entry(name).shape)}, config.json says {list(item.shape)}")
+        elif source.weights.entry(name).dtype not in _FLOATS:
+            problems.append(f"{name} is {source.weights.entry(name).dtype}, expected one of {', '.join(_FLOATS)}")
+    tied_copy = {HEAD} if source.spec.tied_embeddings else set()
+    unknown = [name for name in source.weights if name not in expected and name not in tied_copy and not _IGNORED.search(name)]
+    problems.extend(f"{name} is not a tensor of family {source.spec.family}" for name in unknown)
+    if problems:
+        shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+        raise UnsupportedModel(f"{source.directory}: weights and config.json disagree: {shown}")
+
+
+def _fetch(model: str) -> Path:
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", model) or model.startswith("."):
+        raise UsageError(f"no such model folder: {model}", hint="give a folder with config.json and *.safetensors, or a hub id owner/name")
+    with missing_extra("export", purpose=f"fetching {model}"):
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    try:
+        return Path(snapshot_download(model, allow_patterns=["*.safetensors", *SIDE_FILES]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise UsageError(f"no folder '{model}' here, and the hub did not give it: {error}") from error
