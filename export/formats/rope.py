@@ -1,0 +1,43 @@
+"""Rotary frequencies from a RopeSpec, for the containers that store cosines instead of computing them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeport.export.families.decoder import RopeSpec
+
+
+def inverse_frequencies(rope: RopeSpec, head_dim: int) -> npt.NDArray[np.float64]:
+    """[head_dim / 2] radians per position, after scaling (RoFormer, arXiv:2104.09864; llama3: Llama 3.1 release)."""
+    frequencies = 1.0 / rope.theta ** (np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+    if rope.kind == "linear":
+        return frequencies / rope.factor
+    if rope.kind == "llama3":
+        return frequencies / llama3_divisors(rope, head_dim)
+    return frequencies
+
+
+def llama3_divisors(rope: RopeSpec, head_dim: int) -> npt.NDArray[np.float64]:
+    """[head_dim / 2]: 1 for short wavelengths, `factor` for long ones, a smooth mix between."""
+    frequencies = 1.0 / rope.theta ** (np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+    wavelengths = 2 * math.pi / frequencies
+    turns = rope.original_context_length / wavelengths
+    smooth = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
+    mixed = 1.0 / ((1 - smooth) / rope.factor + smooth)
+    divisors = np.where(turns < rope.low_freq_factor, rope.factor, np.where(turns > rope.high_freq_factor, 1.0, mixed))
+    return np.asarray(divisors, dtype=np.float64)
+
+
+def cosine_tables(
+    rope: RopeSpec, head_dim: int, positions: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Cosines and sines, each [positions, head_dim / 2] float32.
+
+    Angles are float32 products, as transformers computes them, so that long positions round the same way.
+    """
+    frequencies = inverse_frequencies(rope, head_dim).astype(np.float32)
+    angles = np.arange(positions, dtype=np.float32)[:, None] * frequencies[None, :]
+    return np.cos(angles), np.sin(angles)
