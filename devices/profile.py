@@ -1,0 +1,89 @@
+"""What is known of one device: memory, bandwidth, cores, instruction sets, engines. Data only.
+
+Sizes are bytes and rates are per second, whatever unit a profile file used; `profile_file` reads and writes the files.
+Fields that nobody published are None, and whatever would need them says so instead of guessing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+FORMATS = ("gguf", "onnx", "openvino", "safetensors")
+ENGINE_FORMATS: Mapping[str, str] = {
+    "llama.cpp": "gguf",
+    "onnxruntime": "onnx",
+    "openvino": "openvino",
+    "vllm": "safetensors",
+    "transformers": "safetensors",
+    "reference": "safetensors",
+}
+ARCHITECTURES = ("x86_64", "aarch64")
+X86_FLAGS = (
+    "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16",
+    "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16",
+)  # fmt: skip
+ARM_FLAGS = ("neon", "fp16", "dotprod", "i8mm", "bf16", "sve", "sve2", "sme")
+ISA_FLAGS = X86_FLAGS + ARM_FLAGS
+
+
+@dataclass(frozen=True, slots=True)
+class GpuPart:
+    """The accelerators of a device; figures are of one of them, `count` says how many there are."""
+
+    name: str
+    count: int
+    memory_bytes: int
+    memory_bandwidth_bytes_per_s: int
+    interconnect: str | None = None
+    interconnect_bytes_per_s: int | None = None
+    fp16_flops_per_s: int | None = None
+    int8_ops_per_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Constraints:
+    """What the device's kernels accept; False and None mean no restriction."""
+
+    symmetric_only: bool = False
+    positive_scales: bool = False
+    block: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceProfile:
+    """One device, or the tier of devices it stands for.
+
+    usable_ram_bytes: what is left for a model after the operating system and its services.
+    memory_bandwidth_bytes_per_s: the data sheet's figure for the CPU's memory.
+    sustained_bandwidth_bytes_per_s: what decoding really reaches, when somebody measured it.
+    cores: physical cores. formats: what an export writes when the user names none.
+    """
+
+    name: str
+    tier: str
+    description: str
+    ram_bytes: int
+    usable_ram_bytes: int
+    memory_bandwidth_bytes_per_s: int
+    cores: int
+    engines: tuple[str, ...]
+    formats: tuple[str, ...]
+    recipe: str
+    context_length: int
+    architecture: str | None = None
+    isa: tuple[str, ...] = ()
+    sustained_bandwidth_bytes_per_s: int | None = None
+    last_level_cache_bytes: int | None = None
+    int8_ops_per_s: int | None = None
+    power_watts: float | None = None
+    gpu: GpuPart | None = None
+    constraints: Constraints = Constraints()
+
+    def engine_for(self, format_name: str) -> str | None:
+        """The preferred engine that opens this format on the device, or None when the device has none."""
+        return next((engine for engine in self.engines if ENGINE_FORMATS[engine] == format_name), None)
+
+    def runs_on_gpu(self, engine: str) -> bool:
+        """True when the device has a GPU and this engine keeps weights and KV cache in its memory."""
+        return self.gpu is not None and engine in ("vllm", "transformers", "llama.cpp")
