@@ -1,7 +1,8 @@
 """The vocabulary of quantization: what one tensor is stored as, without any tensor library.
 
-The portable scheme is symmetric with one signed scale per block of input features. A scale has at most 7 significant
-bits, so it is exact in float16, bfloat16 and float32, and a dequantized INT4 weight (4 + 7 bits) is exact in float16.
+The portable scheme is symmetric with one signed scale per block of input features. A scale has few significant bits (7 for
+INT4, 4 for INT8), so it is exact in float16, bfloat16 and float32, and so is every dequantized weight in float16, whose
+significand has 11 bits: 3 + 7 for INT4 and 7 + 4 for INT8 (the lowest codes, -8 and -128, are powers of two).
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import Literal
 Kind = Literal["int4", "int8", "f32", "f16", "bf16"]
 FLOAT_KINDS: tuple[Kind, ...] = ("f32", "f16", "bf16")
 BLOCK_SIZES = (32, 64, 128)
-SCALE_SIGNIFICANT_BITS = 7
+SCALE_SIGNIFICANT_BITS = {4: 7, 8: 4}
+"""Significant bits of a scale, by the bits of its codes."""
 
 
 @dataclass(frozen=True, slots=True)

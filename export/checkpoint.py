@@ -48,6 +48,14 @@ class PackedTensor:
     payload: npt.NDArray[Any]
     scales: npt.NDArray[np.float16] | None = None
 
+    def row_pieces(self, elements: int = 1 << 21) -> Iterator[PackedTensor]:
+        """The same tensor in consecutive pieces of rows of about `elements` weights, for writers that must stay small."""
+        step = max(elements // max(self.shape[-1], 1), 1)
+        for start in range(0, self.shape[0], step):
+            payload = self.payload[start : start + step]
+            scales = None if self.scales is None else self.scales[start : start + step]
+            yield PackedTensor(self.name, (payload.shape[0], *self.shape[1:]), self.scheme, payload, scales)
+
     def codes(self) -> npt.NDArray[np.int8]:
         """Signed codes [out_features, in_features]."""
         return unpack_codes(self.payload, self.scheme.bits)

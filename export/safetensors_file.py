@@ -135,14 +135,23 @@ class SafetensorsWriter:
 
     def write(self, name: str, array: Array) -> None:
         """Append the next planned tensor. Raises ValueError when name, dtype or shape are not what was planned."""
+        self.write_rows(name, (array,))
+
+    def write_rows(self, name: str, pieces: Iterable[Array]) -> None:
+        """Append the next planned tensor, given as consecutive pieces along its first axis."""
         if not self._pending or self._pending[0].name != name:
             expected = self._pending[0].name if self._pending else "nothing more"
             raise ValueError(f"{self.path.name}: expected {expected}, got {name}")
         plan = self._pending.pop(0)
-        if array.shape != plan.shape or _NAMES.get(array.dtype) != plan.dtype:
-            raise ValueError(f"{name}: planned {plan.dtype}{list(plan.shape)}, got {array.dtype}{list(array.shape)}")
-        # A bfloat16 array has no buffer protocol: hand the bytes over as uint8.
-        self._stream.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        rows = 0
+        for piece in pieces:
+            if piece.shape[1:] != plan.shape[1:] or _NAMES.get(piece.dtype) != plan.dtype:
+                raise ValueError(f"{name}: planned {plan.dtype}{list(plan.shape)}, got {piece.dtype}{list(piece.shape)}")
+            rows += piece.shape[0]
+            # A bfloat16 array has no buffer protocol: hand the bytes over as uint8.
+            self._stream.write(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
+        if rows != plan.shape[0]:
+            raise ValueError(f"{name}: planned {plan.shape[0]} rows, got {rows}")
 
     def close(self) -> None:
         if self._pending:

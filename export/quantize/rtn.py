@@ -3,7 +3,7 @@
 The value of largest magnitude maps to the lowest code (scale = max / -8), which is worth a fifth of the squared error
 against a symmetric -7..7 grid, because the lowest code has no positive twin. Around that scale every grid value within
 about a fifth is tried, then one least-squares step `sum(w * q) / sum(q * q)` refines the best; each candidate is rounded to
-the 7-bit grid *before* its codes and its error are computed, so that what is scored is what is stored.
+the grid of scales *before* its codes and its error are computed, so that what is scored is what is stored.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeport.export.quantize.grid import Floats, next_on_grid, round_to_grid
-from edgeport.scheme import TensorScheme
+from edgeport.scheme import SCALE_SIGNIFICANT_BITS, TensorScheme
 
 # Chunks this large keep the values and two work arrays inside a core's level-2 cache.
 _CHUNK_ELEMENTS = 1 << 16
-# Grid steps tried around max / -2**(bits-1). A step is 0.8 to 1.6 %; INT8 only has to mend the rounding of the scale.
+# Grid steps tried around max / -2**(bits-1). An INT4 step is 0.8 to 1.6 %; INT8 only has to mend the rounding of the scale.
 _STEPS = {4: (-16, -12, -9, -6, -4, -2, 0, 2, 4, 7, 10), 8: (0, 1)}
-_REFINEMENTS = {4: 2, 8: 1}
+_REFINEMENTS = {4: 2, 8: 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +50,20 @@ def solve(values: Floats, scheme: TensorScheme) -> SolvedRows:
 
 def search_scale(chunk: Floats, bits: int) -> Floats:
     """The scale of least squared error for each column of `chunk` [block, blocks]; returns [blocks] on the grid."""
-    lowest = np.float32(1 << (bits - 1))
+    lowest, significant_bits = np.float32(1 << (bits - 1)), SCALE_SIGNIFICANT_BITS[bits]
     largest = np.take_along_axis(chunk, np.abs(chunk).argmax(axis=0)[None], axis=0)[0]
-    start = round_to_grid(largest / -lowest)
+    start = round_to_grid(largest / -lowest, significant_bits)
     best = start.copy()
     best_error = np.full(best.shape, np.inf, dtype=np.float32)
     work = np.empty_like(chunk), np.empty_like(chunk)
     for steps in _STEPS[bits]:
-        candidate = start if steps == 0 else next_on_grid(start, steps)
+        candidate = start if steps == 0 else next_on_grid(start, steps, significant_bits)
         _keep_better(chunk, candidate, (best, best_error), bits, work)
     for _ in range(_REFINEMENTS[bits]):
         codes = round_codes(chunk, best, bits)
         energy = np.einsum("ij,ij->j", codes, codes)
         fitted = np.einsum("ij,ij->j", chunk, codes) / np.maximum(energy, 1)
-        candidate = np.where(fitted == 0, best, round_to_grid(fitted))
+        candidate = np.where(fitted == 0, best, round_to_grid(fitted, significant_bits))
         _keep_better(chunk, candidate, (best, best_error), bits, work)
     return best
 

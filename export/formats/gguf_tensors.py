@@ -1,0 +1,96 @@
+"""Which GGUF tensor each Hugging Face tensor becomes, and in which row order.
+
+Names follow llama.cpp's tensor map. Its `llama` architecture rotates neighbouring features (NORM) where Hugging Face
+rotates halves, so the rows of q and k, and their biases, are reordered per head; `qwen2` rotates halves itself (NEOX).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeport.export.families.decoder import EMBEDDING, FINAL_NORM, HEAD, DecoderSpec, RopeSpec
+from edgeport.export.formats.gguf_blocks import Index
+
+ROPE_FACTORS = "rope_freqs.weight"
+
+_TOP = {EMBEDDING: "token_embd.weight", FINAL_NORM: "output_norm.weight", HEAD: "output.weight"}
+_IN_LAYER = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class GgufTensor:
+    """One tensor to write: `source` is its name in the checkpoint, `rows` the order of its rows (None: unchanged)."""
+
+    source: str
+    name: str
+    rows: Index | None
+
+
+def architecture(spec: DecoderSpec) -> str:
+    """llama.cpp's architecture. A qwen2 model outside of what its `qwen2` loads is the same network under `llama`.
+
+    `qwen2` there has no rope factors and wants heads * head_dim == hidden_size; `llama` takes the biases too.
+    """
+    if spec.family == "qwen2" and spec.heads * spec.head_dim == spec.hidden_size and spec.rope.kind != "llama3":
+        return "qwen2"
+    return "llama"
+
+
+def gguf_tensors(spec: DecoderSpec) -> Iterator[GgufTensor]:
+    """Every tensor of the spec in checkpoint order."""
+    interleave = architecture(spec) == "llama"
+    for item in spec.tensors():
+        rows = None
+        if interleave and ".self_attn.q_proj." in item.name:
+            rows = interleaved_rows(spec.heads, spec.head_dim)
+        elif interleave and ".self_attn.k_proj." in item.name:
+            rows = interleaved_rows(spec.kv_heads, spec.head_dim)
+        yield GgufTensor(item.name, gguf_name(item.name), rows)
+
+
+def gguf_name(name: str) -> str:
+    """`model.layers.3.mlp.up_proj.weight` -> `blk.3.ffn_up.weight`."""
+    if name in _TOP:
+        return _TOP[name]
+    _, _, layer, rest = name.split(".", 3)
+    module, _, suffix = rest.rpartition(".")
+    return f"blk.{layer}.{_IN_LAYER[module]}.{suffix}"
+
+
+def interleaved_rows(heads: int, head_dim: int) -> Index:
+    """Row order that puts feature i and i + head_dim / 2 of each head side by side."""
+    order = np.arange(heads * head_dim, dtype=np.intp).reshape(heads, 2, head_dim // 2)
+    return order.swapaxes(1, 2).reshape(-1)
+
+
+def rope_factors(rope: RopeSpec, head_dim: int) -> npt.NDArray[np.float32]:
+    """Llama 3.1's divisors of the rotary frequencies [head_dim / 2] (its model card; transformers' "llama3" rope)."""
+    long_wave = rope.original_context_length / rope.low_freq_factor
+    short_wave = rope.original_context_length / rope.high_freq_factor
+    factors = []
+    for index in range(0, head_dim, 2):
+        wave = 2 * math.pi * rope.theta ** (index / head_dim)
+        if wave < short_wave:
+            factors.append(1.0)
+        elif wave > long_wave:
+            factors.append(rope.factor)
+        else:
+            span = rope.high_freq_factor - rope.low_freq_factor
+            smooth = (rope.original_context_length / wave - rope.low_freq_factor) / span
+            factors.append(1 / ((1 - smooth) / rope.factor + smooth))
+    return np.array(factors, dtype=np.float32)
