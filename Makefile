@@ -1,0 +1,91 @@
+# One command from a clone to a proven artifact: `make export DEVICE=edge`. `make help` lists the rest.
+# Every target makes .venv when it is missing and brings it up to date when pyproject.toml or constraints.txt changed.
+
+MODEL   ?= models/reference
+DEVICE  ?= edge
+OUT     ?= artifacts/$(notdir $(abspath $(MODEL)))-$(DEVICE)
+FORMATS ?=
+RECIPE  ?=
+PROMPT  ?= def fibonacci(n):
+PYTHON  ?= $(firstword $(shell command -v python3.11 python3))
+
+VENV     := .venv
+READY    := $(VENV)/.edgeport-ready
+BIN      := $(VENV)/bin
+EDGEPORT := $(BIN)/edgeport
+MANIFEST  = $(OUT)/manifest.json
+
+EXPORT_COMMAND = $(EDGEPORT) export "$(MODEL)" --device "$(DEVICE)" -o "$(OUT)" \
+	$(if $(FORMATS),--format "$(FORMATS)") $(if $(RECIPE),--recipe "$(RECIPE)")
+
+.PHONY: help setup export run bench eval report test test-all lint types docs clean peers
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+help: ## this list
+	@echo "usage: make TARGET [MODEL=folder] [DEVICE=edge] [OUT=folder] [FORMATS=gguf,onnx] [RECIPE=int8] [PROMPT=text]"
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
+		printf '  %-10s %s\n' "$$name" "$$text"; done
+
+setup: $(READY) ## make .venv and install everything into it, at the versions of constraints.txt
+
+$(READY): pyproject.toml constraints.txt
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "edgeport needs Python 3.11 or later; name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@for name in "$$CXX" c++ g++ clang++ true; do command -v "$$name" >/dev/null 2>&1 && break; done; test "$$name" != true || \
+		{ echo "llama-cpp-python is compiled during set-up and there is no C++ compiler here." >&2; \
+		echo "Install one (Debian, Ubuntu: apt-get install g++), or name it: make $(MAKECMDGOALS) CXX=..." >&2; exit 1; }
+	@echo "Setting up $(VENV), once: some minutes, most of them for torch and for compiling llama.cpp."
+	"$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	@touch $@
+
+export: $(READY) ## export MODEL for DEVICE into OUT, then eval, bench and report
+	$(EXPORT_COMMAND)
+	$(EDGEPORT) eval "$(OUT)"
+	$(EDGEPORT) bench "$(OUT)"
+	$(EDGEPORT) report "$(OUT)"
+
+# run, bench, eval and report export first when OUT holds no finished artifact yet.
+$(MANIFEST): | $(READY)
+	$(EXPORT_COMMAND)
+
+run: $(READY) $(MANIFEST) ## continue PROMPT with the artifact in OUT
+	$(EDGEPORT) run "$(OUT)" "$$PROMPT"
+run: export PROMPT := $(PROMPT)
+
+bench: $(READY) $(MANIFEST) ## measure speed and memory of OUT in each runtime
+	$(EDGEPORT) bench "$(OUT)"
+
+eval: $(READY) $(MANIFEST) ## measure quality of OUT against its source in each runtime
+	$(EDGEPORT) eval "$(OUT)"
+
+report: $(READY) $(MANIFEST) ## write OUT/report.html
+	$(EDGEPORT) report "$(OUT)"
+
+test: $(READY) ## every test but the slow ones
+	$(BIN)/python -m pytest -m "not slow and not benchmark"
+
+test-all: $(READY) ## every test
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## style, import contract, and whether docs/cli.md is up to date
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python docs/generate_cli.py --check
+
+types: $(READY) ## mypy, strict
+	$(BIN)/mypy -p edgeport
+
+docs: $(READY) ## write docs/cli.md anew
+	$(BIN)/python docs/generate_cli.py
+
+peers: $(READY) ## install the exporters that benchmarks/ compares with (optional)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[peers]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --no-deps optimum-intel
+
+clean: ## remove caches and build leftovers; .venv and artifacts/ stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
