@@ -56,13 +56,17 @@ def read_host(root: Path = ROOT) -> HostFacts:
 def probe_host(*, seconds: float = 1.0) -> DeviceProfile:
     """This machine as a profile, its read bandwidth measured in about `seconds`."""
     facts = read_host()
-    bandwidth = measure_memory_bandwidth(
+    return host_profile(facts, measure_host(facts, seconds=seconds))
+
+
+def measure_host(facts: HostFacts, *, seconds: float = 1.0) -> MemoryBandwidth:
+    """Read bandwidth of this machine with the threads an engine would use."""
+    return measure_memory_bandwidth(
         facts.threads,
         seconds=seconds,
         last_level_cache_bytes=facts.cpu.last_level_cache_bytes or 0,
         available_bytes=facts.available_bytes,
     )
-    return host_profile(facts, bandwidth)
 
 
 def host_profile(facts: HostFacts, bandwidth: MemoryBandwidth) -> DeviceProfile:

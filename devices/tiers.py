@@ -59,6 +59,11 @@ METHODS: tuple[Method, ...] = (
 )
 
 
+def tier_rank(name: str) -> int:
+    """Position of a tier from the smallest hardware to the largest."""
+    return TIER_NAMES.index(name)
+
+
 def tier_for(parameters: int) -> Tier:
     """The tier a model of this many parameters belongs to."""
     return next(tier for tier in TIERS if tier.parameter_limit is None or parameters < tier.parameter_limit)

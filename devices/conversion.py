@@ -1,0 +1,62 @@
+"""How much memory an export takes, stage by stage, so that it can refuse before it starts.
+
+Every stage holds a bounded amount: sources and checkpoints are memory-mapped (their pages can be dropped), workers hold
+one packed tensor and a few pieces of rows in float32, writers stream. What remains large is verification, which opens
+each container in its engine, in a child process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgeport.devices.memory import MIB, MemoryEstimate
+from edgeport.manifest import ModelFacts
+
+PROCESS_BYTES = 220 * MIB
+"""Python with numpy, onnx, openvino and safetensors (resident size seen on Linux x86-64)."""
+PIECE_BYTES = 8 * MIB
+PIECES_PER_WORKER = 6
+"""Source rows, candidates, errors, codes, and the best of each while the scale is searched."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageMemory:
+    stage: str
+    bytes: int
+    basis: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionEstimate:
+    stages: tuple[StageMemory, ...]
+
+    @property
+    def peak_bytes(self) -> int:
+        return max(stage.bytes for stage in self.stages)
+
+
+def conversion_memory(
+    model: ModelFacts, *, largest_bits_per_weight: float, threads: int, runs: Sequence[MemoryEstimate]
+) -> ConversionEstimate:
+    """Peak memory of quantizing, packing and verifying.
+
+    `largest_bits_per_weight` is the storage of the largest tensor, usually the embedding; `runs` are the estimates of
+    the containers that verification will open, one at a time.
+    """
+    largest = round(
+        model.hidden_size * max(model.vocab_size, model.intermediate_size) * largest_bits_per_weight / 8
+    )
+    workers = threads * PIECES_PER_WORKER * PIECE_BYTES
+    stages = [
+        StageMemory(
+            "quantize",
+            PROCESS_BYTES + workers + (threads + 1) * largest,
+            f"{threads} workers with {PIECES_PER_WORKER} pieces of 8 MiB, {threads + 1} packed tensors in flight",
+        ),
+        StageMemory(
+            "pack", PROCESS_BYTES + 2 * largest, "the largest tensor and its copy in the container's order"
+        ),
+    ]
+    stages += [StageMemory(f"verify {run.format}", run.required_bytes, run.basis) for run in runs]
+    return ConversionEstimate(tuple(stages))
