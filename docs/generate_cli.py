@@ -44,7 +44,9 @@ def main() -> int:
     if old == text:
         return 0
     sys.stdout.writelines(
-        difflib.unified_diff(old.splitlines(True), text.splitlines(True), "docs/cli.md", "as the commands say")
+        difflib.unified_diff(
+            old.splitlines(True), text.splitlines(True), "docs/cli.md", "as the commands say"
+        )
     )
     print("docs/cli.md is out of date: run `make docs`", file=sys.stderr)
     return 1

@@ -20,7 +20,7 @@ def load(target: str, *, extra: str | None = None) -> Any:
     return getattr(module, attribute)
 
 
-class missing_extra:  # noqa: N801 - reads as a statement: `with missing_extra("onnx"):`
+class missing_extra:  # reads as a statement: `with missing_extra("onnx"):`
     """Turn a ModuleNotFoundError of a third-party package into MissingExtra naming the extra that brings it."""
 
     def __init__(self, extra: str | None, *, purpose: str = "this command") -> None:

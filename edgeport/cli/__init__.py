@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.hint:
             print(f"  {error.hint}", file=sys.stderr)
         return error.exit_code
-    except Exception as error:  # noqa: BLE001 - the last stop before the user
+    except Exception as error:  # the last stop before the user
         if traceback_wanted:
             raise
         print(f"edgeport: sorry, this is a bug: {type(error).__name__}: {error}", file=sys.stderr)
