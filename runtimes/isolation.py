@@ -110,7 +110,7 @@ def _serve(request: Path, result: Path) -> int:
         reply = json.dumps(
             {"error": {"type": type(error).__name__, "message": error.message, "hint": error.hint}}
         )
-    except Exception as error:  # a process boundary: every error has to cross it as text
+    except Exception as error:  # noqa: BLE001 - a process boundary: every error has to cross it as text
         import traceback
 
         traceback.print_exc()

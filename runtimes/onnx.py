@@ -1,0 +1,199 @@
+"""ONNX Runtime over an onnxruntime-genai folder: the plain InferenceSession, without the genai library.
+
+    input_ids [1, n], attention_mask [1, total], past_key_values.N.{key,value} [1, kv_heads, past, head_dim]
+    -> logits [1, n, vocab_size], present.N.{key,value}
+
+GroupQueryAttention may write new keys and values in place when `past` and `present` are one buffer. The cache is then
+allocated once for the whole context and bound as both, and a token costs no copy of it. The total length comes from
+attention_mask. Graphs without that operator get the present tensors back as past.
+Spec: onnxruntime ContribOperators.md (GroupQueryAttention), onnxruntime_session_options_config_keys.h.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from edgeport.errors import ArtifactError, RuntimeFailure, UnsupportedModel
+from edgeport.runtimes.session import Logits, SessionOptions
+from edgeport.runtimes.threads import thread_count
+from edgeport.runtimes.window import Window, choose_context_length
+
+_CHUNK_TOKENS = 256
+"""A prompt goes through in pieces: the graph computes logits of every row, and 256 rows of a 150k vocabulary are 150 MB."""
+_KEPT_INPUTS = ("input_ids", "attention_mask", "position_ids")
+_CACHE_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+
+def open_session(path: Path, options: SessionOptions) -> OnnxSession:
+    """`path` is the folder with genai_config.json and model.onnx, or the .onnx file. Raises RuntimeFailure, ArtifactError."""
+    folder = path if path.is_dir() else path.parent
+    config = _read_config(folder)
+    file_name = config.get("model", {}).get("decoder", {}).get("filename", "model.onnx")
+    file = folder / file_name if path.is_dir() else path
+    if not file.is_file():
+        raise ArtifactError(f"no {file.name} in {folder}", hint="give the folder `edgeport export` wrote for onnx")
+    return OnnxSession(_inference_session(file, options), config, options)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cache:
+    """Names and shape of the key-value cache as the graph declares it."""
+
+    past: tuple[str, ...]
+    present: tuple[str, ...]
+    kv_heads: int
+    head_dim: int
+    dtype: Any
+
+
+class OnnxSession:
+    """One sequence; see edgeport.runtimes.session.Session. `shared_cache` says whether the cache is updated in place."""
+
+    def __init__(self, session: Any, config: dict[str, Any], options: SessionOptions) -> None:
+        self._session: Any = session
+        self._cache = _describe_cache(session)
+        self._inputs = {item.name for item in session.get_inputs()}
+        logits = next(item for item in session.get_outputs() if item.name == "logits")
+        self._last_row_only = logits.shape[1] == 1  # graphs built with prune_lm_head
+        model = config.get("model", {})
+        vocab_size = logits.shape[2] if isinstance(logits.shape[2], int) else model["vocab_size"]
+        length = choose_context_length(options.context_length, int(model.get("context_length", 2048)))
+        self._window = Window(length, int(vocab_size))
+        self._mask = np.ones((1, length), np.int64)
+        self._positions = np.arange(length, dtype=np.int64)[None, :]
+        self.shared_cache = bool(config.get("search", {}).get("past_present_share_buffer"))
+        self._buffers = self._allocate(length if self.shared_cache else 0)
+
+    @property
+    def vocab_size(self) -> int:
+        return self._window.vocab_size
+
+    @property
+    def context_length(self) -> int:
+        return self._window.context_length
+
+    @property
+    def position(self) -> int:
+        return self._window.position
+
+    def feed(self, tokens: Sequence[int], *, all_logits: bool = False) -> Logits:
+        self._window.admit(tokens)
+        step = 1 if all_logits and self._last_row_only else _CHUNK_TOKENS
+        rows = []
+        for begin in range(0, len(tokens), step):
+            logits = self._run(tokens[begin : begin + step])
+            if all_logits:
+                rows.append(logits)
+        return np.concatenate(rows) if all_logits else logits[-1:].copy()
+
+    def rewind(self, position: int) -> None:
+        self._window.check_rewind(position)
+        if not self.shared_cache:
+            kept = [buffer.numpy()[:, :, :position].copy() for buffer in self._buffers]
+            self._buffers = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in kept]
+        self._window.position = position  # a shared cache is overwritten from here on
+
+    def close(self) -> None:
+        if self._window.close():
+            self._session, self._buffers = None, []
+
+    def _run(self, tokens: Sequence[int]) -> Logits:
+        """Logits [len(tokens) or 1, vocab_size]; the cache holds the tokens afterwards."""
+        begin = self._window.position
+        end = begin + len(tokens)
+        binding = self._session.io_binding()
+        binding.bind_cpu_input("input_ids", np.asarray(tokens, np.int64)[None, :])
+        binding.bind_cpu_input("attention_mask", self._mask[:, :end])
+        if "position_ids" in self._inputs:
+            binding.bind_cpu_input("position_ids", self._positions[:, begin:end])
+        for name, buffer in zip(self._cache.past, self._buffers, strict=True):
+            binding.bind_ortvalue_input(name, buffer)
+        binding.bind_output("logits", "cpu")
+        for name, buffer in zip(self._cache.present, self._buffers, strict=True):
+            if self.shared_cache:
+                binding.bind_ortvalue_output(name, buffer)
+            else:
+                binding.bind_output(name, "cpu")
+        try:
+            self._session.run_with_iobinding(binding)
+        except _engine_errors() as error:
+            raise RuntimeFailure(f"ONNX Runtime failed on tokens {begin}..{end - 1}: {error}") from error
+        logits, *present = binding.get_outputs()
+        if not self.shared_cache:
+            self._buffers = present
+        self._window.position = end
+        return np.asarray(logits.numpy()[0], np.float32)
+
+    def _allocate(self, length: int) -> list[Any]:
+        shape = (1, self._cache.kv_heads, length, self._cache.head_dim)
+        return [
+            onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, self._cache.dtype)) for _ in self._cache.past
+        ]
+
+
+def _inference_session(file: Path, options: SessionOptions) -> Any:
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3  # errors only; they come as exceptions anyway
+    settings.intra_op_num_threads = thread_count(options.threads)
+    settings.inter_op_num_threads = 1
+    settings.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    settings.add_session_config_entry("session.set_denormal_as_zero", "1")
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    model: str | bytes = str(file)
+    if options.exact:
+        model = _with_float32_activations(file.read_bytes())
+        settings.add_session_config_entry("session.model_external_initializers_file_folder_path", str(file.parent))
+    try:
+        return onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+    except _engine_errors() as error:
+        raise RuntimeFailure(f"ONNX Runtime cannot open {file}: {error}") from error
+
+
+def _with_float32_activations(model: bytes) -> bytes:
+    """The serialized graph with every MatMulNBits at accuracy_level 1 (float32) instead of 4 (int8 activations).
+
+    The session key mlas.qnbit.force_fp32 does that for 4-bit weights only. An AttributeProto is `name` (field 1) followed
+    by `i` (field 3), so the level is the one byte after the name; its length does not change. No onnx package needed.
+    """
+    name = b"\x0a\x0eaccuracy_level\x18"
+    return model.replace(name + b"\x04", name + b"\x01")
+
+
+def _describe_cache(session: Any) -> _Cache:
+    past = [item for item in session.get_inputs() if item.name not in _KEPT_INPUTS]
+    if not past or any(not item.name.startswith("past_key_values.") for item in past):
+        names = ", ".join(item.name for item in session.get_inputs())
+        raise UnsupportedModel(f"this ONNX graph is not a decoder with a key-value cache; its inputs are {names}")
+    dtype = _CACHE_DTYPES.get(past[0].type)
+    if dtype is None:
+        raise UnsupportedModel(f"a key-value cache of {past[0].type} is not supported", hint="export it as float or float16")
+    inputs = tuple(str(item.name) for item in past)
+    outputs = tuple(name.replace("past_key_values.", "present.") for name in inputs)
+    _, kv_heads, _, head_dim = past[0].shape
+    return _Cache(inputs, outputs, int(kv_heads), int(head_dim), dtype)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "genai_config.json"
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}") from error
+    return document
+
+
+def _engine_errors() -> tuple[type[Exception], ...]:
+    """What onnxruntime raises: its own types, all direct children of Exception, and RuntimeError for the rest."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as native
+
+    kinds = [item for item in vars(native).values() if isinstance(item, type) and issubclass(item, Exception)]
+    return (*kinds, RuntimeError, ValueError)

@@ -1,0 +1,144 @@
+"""Read a folder of safetensors into float32, packed or plain, with numpy alone.
+
+Layouts: plain F32/F16/BF16 tensors, and compressed-tensors' `pack-quantized`: for a module X
+    X.weight_packed  I32 [out, in * bits / 32], low bits first; the stored number is code + 2**(bits - 1)
+    X.weight_scale   [out, in / group]
+    X.weight_shape   I64 [2]
+Specs: https://huggingface.co/docs/safetensors (format), compressed-tensors `compressors/pack_quantized`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeport.errors import ArtifactError
+
+Array = npt.NDArray[Any]
+_DTYPES = {
+    "F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8",
+    "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?",
+}  # fmt: skip
+_HEADER_LIMIT_BYTES = 100_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    path: Path
+    dtype: str
+    shape: tuple[int, ...]
+    offset_bytes: int
+
+
+class SafetensorsReader:
+    """Tensors by name over all `*.safetensors` of a folder; memory-mapped, decoded when asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._entries: dict[str, _Entry] = {}
+        paths = sorted(folder.glob("*.safetensors"))
+        if not paths:
+            raise ArtifactError(
+                f"no *.safetensors in {folder}", hint="give the folder that holds config.json and the weights"
+            )
+        for path in paths:
+            self._entries.update(_read_header(path))
+        self._check_index(folder)
+
+    def __contains__(self, weight: str) -> bool:
+        return weight in self._entries or f"{weight}_packed" in self._entries
+
+    def names(self) -> Iterator[str]:
+        """The stored tensors, as they are stored."""
+        return iter(self._entries)
+
+    def read(self, weight: str) -> npt.NDArray[np.float32]:
+        """`X.weight` (or a bias) as float32 in its own shape, dequantized when it is packed."""
+        if f"{weight}_packed" in self._entries:
+            return self._read_packed(weight)
+        stored = self._stored(weight)
+        if stored.dtype.kind not in "fu" or stored.dtype.itemsize == 1:
+            raise ArtifactError(
+                f"{weight} is stored as {stored.dtype}, which is neither a float nor pack-quantized"
+            )
+        return _to_float32(stored)
+
+    def _read_packed(self, weight: str) -> npt.NDArray[np.float32]:
+        words, scales = self._stored(f"{weight}_packed"), _to_float32(self._stored(f"{weight}_scale"))
+        rows, columns = (int(size) for size in self._stored(f"{weight}_shape"))
+        bits, remainder = divmod(32 * words.shape[1], columns)
+        if bits not in (4, 8) or remainder or words.shape[0] != rows or columns % scales.shape[1]:
+            raise ArtifactError(
+                f"{weight}: packed {words.shape} and scales {scales.shape} do not make [{rows}, {columns}]"
+            )
+        codes = _unpack(words, bits, columns).reshape(rows, scales.shape[1], -1)
+        return (codes * scales[:, :, None]).reshape(rows, columns)
+
+    def _stored(self, name: str) -> Array:
+        try:
+            entry = self._entries[name]
+        except KeyError:
+            raise ArtifactError(f"the weights have no tensor {name!r}") from None
+        return (
+            np.memmap(entry.path, entry.dtype, "r", entry.offset_bytes, entry.shape)
+            if 0 not in entry.shape
+            else np.empty(entry.shape)
+        )
+
+    def _check_index(self, folder: Path) -> None:
+        index = folder / "model.safetensors.index.json"
+        if index.is_file():
+            named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            missing = sorted(set(named) - set(self._entries))
+            if missing:
+                raise ArtifactError(
+                    f"{index.name} names {missing[0]!r}, which no file in {folder} holds ({len(missing)} in all)"
+                )
+
+
+def _unpack(words: Array, bits: int, columns: int) -> npt.NDArray[np.float32]:
+    """int32 words [rows, words] -> signed codes [rows, columns], the first column in the lowest bits."""
+    per_word, mask = 32 // bits, (1 << bits) - 1
+    unsigned = words.view("<u4")
+    codes = np.empty((words.shape[0], words.shape[1] * per_word), dtype=np.float32)
+    for index in range(per_word):
+        codes[:, index::per_word] = (unsigned >> np.uint32(index * bits)) & np.uint32(mask)
+    codes -= 1 << (bits - 1)
+    return codes[:, :columns]
+
+
+def _to_float32(stored: Array) -> npt.NDArray[np.float32]:
+    if stored.dtype == np.uint16:  # bfloat16: the upper half of a float32
+        return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return np.asarray(stored, dtype=np.float32)
+
+
+def _read_header(path: Path) -> Iterator[tuple[str, _Entry]]:
+    """Entries of one file, each checked to lie inside of it."""
+    file_bytes = path.stat().st_size
+    try:
+        with path.open("rb") as stream:
+            header_bytes = int.from_bytes(stream.read(8), "little")
+            if not 2 <= header_bytes <= min(_HEADER_LIMIT_BYTES, file_bytes - 8):
+                raise ArtifactError(
+                    f"{path} is not a safetensors file or is cut short: header of {header_bytes} bytes"
+                )
+            header = json.loads(stream.read(header_bytes))
+        for name, item in header.items():
+            if name == "__metadata__":
+                continue
+            begin, end = item["data_offsets"]
+            entry = _Entry(path, _DTYPES[item["dtype"]], tuple(item["shape"]), 8 + header_bytes + begin)
+            expected = int(np.prod(entry.shape, dtype=np.int64)) * np.dtype(entry.dtype).itemsize
+            if end - begin != expected or 8 + header_bytes + end > file_bytes:
+                raise ArtifactError(
+                    f"{path} is damaged or cut short: {name} needs {expected} bytes at {begin}, the file has {file_bytes}"
+                )
+            yield name, entry
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path} cannot be read as safetensors: {error!r}") from error
