@@ -1,0 +1,83 @@
+"""Tokenizer and detokenizer as OpenVINO models, converted by openvino_tokenizers in a child process.
+
+The conversion needs transformers, whose import takes torch along where it is installed: five seconds and 400 MB that a
+process of its own, which cannot see torch, brings down to 1.5 s beside the packing of the weights.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+
+from edgeport.errors import MissingExtra, UnsupportedModel
+
+_EXIT_MISSING = 3
+_LINES_SHOWN = 6
+
+
+class TokenizerConversion:
+    """Starts the child on entry and waits for it on exit: `with TokenizerConversion(source, target): pack()`."""
+
+    def __init__(self, source: Path, target: Path) -> None:
+        self._command = [sys.executable, "-m", __name__, str(source), str(target)]
+
+    def __enter__(self) -> TokenizerConversion:
+        # The child finds this package where this process found it.
+        path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
+        self._child = subprocess.Popen(
+            self._command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"},
+            text=True,
+            errors="replace",
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._child.kill()
+        _, log = self._child.communicate()
+        if error is not None or self._child.returncode == 0:
+            return
+        last = "\n".join(line for line in log.splitlines()[-_LINES_SHOWN:] if line.strip())
+        if self._child.returncode == _EXIT_MISSING:
+            raise MissingExtra(last, hint="pip install openvino-tokenizers transformers")
+        raise UnsupportedModel(
+            f"openvino_tokenizers cannot convert this tokenizer (exit code {self._child.returncode}): {last}",
+            hint="leave openvino out of the formats, or save the tokenizer with a pre-tokenizer it knows",
+        )
+
+
+def convert(source: Path, target: Path) -> None:
+    """Write openvino_tokenizer and openvino_detokenizer (.xml and .bin) of the fast tokenizer in `source`."""
+    import openvino
+    from transformers import PreTrainedTokenizerFast
+
+    # imported after transformers: convert_tokenizer looks whether that is loaded
+    from openvino_tokenizers import convert_tokenizer
+
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(source, local_files_only=True)
+    models = convert_tokenizer(tokenizer, with_detokenizer=True, skip_special_tokens=True)
+    for model, stem in zip(models, ("openvino_tokenizer", "openvino_detokenizer"), strict=True):
+        openvino.save_model(model, target / f"{stem}.xml")
+
+
+def _main() -> int:
+    sys.modules["torch"] = None  # type: ignore[assignment]  # transformers then does without it
+    try:
+        convert(Path(sys.argv[1]), Path(sys.argv[2]))
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"\nconverting a tokenizer for OpenVINO needs the package {error.name}\n")
+        return _EXIT_MISSING
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

@@ -1,0 +1,74 @@
+"""Checkpoint tensors as OpenVINO constants: the packed bytes are used where they lie, and decompressed by graph nodes.
+
+int4: u4 codes [out, in / block, block] -> f16 -> minus 8 -> times scale [out, in / block, 1] -> [out, in] -> f32. A 4-bit
+code times a scale of 7 significant bits has at most 11, so float16 holds it exactly. int8 has up to 15 and is
+decompressed in float32. This is the shape of graph that NNCF writes (Convert, Subtract, Multiply, Reshape, Convert)
+and that the CPU plug-in turns into one compressed FullyConnected instead of a float32 weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+from openvino import opset13 as ops
+
+from edgeport.export.checkpoint import Checkpoint, PackedTensor
+
+# openvino is not typed: nodes and outputs are whatever its opset returns.
+Node = Any
+
+_FLOAT_TYPES = {"f32": ov.Type.f32, "f16": ov.Type.f16, "bf16": ov.Type.bf16}
+
+
+class WeightNodes:
+    """Makes each tensor's constants once. They share memory with the checkpoint: keep this object until the model is saved."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._kept: list[npt.NDArray[Any]] = []
+        self._made: dict[str, Node] = {}
+
+    def weight(self, name: str) -> Node:
+        """A node with the tensor's values as float32 in its own shape; the same node for the same name."""
+        if name not in self._made:
+            tensor = self._checkpoint.tensor(name)
+            self._made[name] = self._quantized(tensor) if tensor.scheme.is_quantized else self._float(tensor)
+        return self._made[name]
+
+    def vector(self, name: str, shape: Sequence[int]) -> Node:
+        """A norm's weight or a bias as a plain float32 constant, which is what fusions of them look for."""
+        values = self._checkpoint.tensor(name).dequantize().reshape(shape)
+        return self._constant(values, shape, ov.Type.f32, name)
+
+    def _quantized(self, tensor: PackedTensor) -> Node:
+        rows, columns = tensor.shape
+        block, bits, name = tensor.scheme.block, tensor.scheme.bits, tensor.name
+        codes_type = ov.Type.u4 if bits == 4 else ov.Type.u8
+        exact = ov.Type.f16 if bits == 4 else ov.Type.f32
+        assert tensor.scales is not None
+        codes = self._constant(tensor.payload, (rows, columns // block, block), codes_type, name)
+        scales = self._constant(tensor.scales, (rows, columns // block, 1), ov.Type.f16, f"{name}/scale")
+        zero = ops.constant(np.array(1 << (bits - 1), dtype=np.uint8), dtype=ov.Type.u8)
+        zero.set_friendly_name(f"{name}/zero_point")
+        centred = ops.subtract(ops.convert(codes, exact), ops.convert(zero, exact))
+        if exact == ov.Type.f32:
+            scales = ops.convert(scales, exact)
+        blocks = ops.multiply(centred, scales)
+        matrix = ops.reshape(blocks, ops.constant([rows, columns], dtype=ov.Type.i64), special_zero=False)
+        return matrix if exact == ov.Type.f32 else ops.convert(matrix, ov.Type.f32)
+
+    def _float(self, tensor: PackedTensor) -> Node:
+        constant = self._constant(tensor.payload, tensor.shape, _FLOAT_TYPES[tensor.scheme.kind], tensor.name)
+        return constant if tensor.scheme.kind == "f32" else ops.convert(constant, ov.Type.f32)
+
+    def _constant(self, values: npt.NDArray[Any], shape: Sequence[int], kind: Any, name: str) -> Node:
+        # bytes, because numpy has neither u4 nor bfloat16; the constant does not own its memory
+        memory = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+        self._kept.append(memory)
+        constant = ov.op.Constant(ov.Tensor(memory, list(shape), kind))
+        constant.set_friendly_name(name)
+        return constant
