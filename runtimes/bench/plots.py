@@ -1,0 +1,165 @@
+"""The report's two plots as inline SVG, written by hand: a device has no plotting library.
+
+Colours come from the page (classes `ink`, `quiet`, `grid`, `mark`, `accent`), so that a plot follows light and dark.
+The drawing is 360 units wide: life size on a phone, somewhat larger on a desk.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgeport.runtimes.bench.markup import Markup, element, join
+
+WIDTH = 360
+CHARACTER = 6.2
+"""Width of a character at 11 units: enough to place labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    label: str
+    x: float
+    y: float
+    error: float = 0.0
+    reference: bool = False
+    """Drawn hollow: what the others are compared with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    label: str
+    value: float
+    deviation: float = 0.0
+
+
+def scatter(points: Sequence[Point], *, title: str, x_title: str, y_title: str) -> Markup:
+    """Points with error bars and labels; both axes start where the data does, with ticks at round numbers."""
+    height, left, right, top, bottom = 250, 50, 14, 26, 42
+    x_ticks = ticks(min(p.x for p in points), max(p.x for p in points), from_zero=True)
+    y_ticks = ticks(min(p.y - p.error for p in points), max(p.y + p.error for p in points))
+    x_axis = _Axis(x_ticks[0], x_ticks[-1], left, WIDTH - right)
+    y_axis = _Axis(y_ticks[0], y_ticks[-1], height - bottom, top)
+    parts: list[Markup] = []
+    for value in y_ticks:
+        parts.append(_line(left, y_axis.at(value), WIDTH - right, y_axis.at(value), "grid"))
+        parts.append(_text(left - 6, y_axis.at(value) + 4, tick_label(value, y_ticks), anchor="end"))
+    for value in x_ticks:
+        parts.append(_line(x_axis.at(value), height - bottom, x_axis.at(value), height - bottom + 4, "grid"))
+        parts.append(
+            _text(x_axis.at(value), height - bottom + 16, tick_label(value, x_ticks), anchor="middle")
+        )
+    parts.append(_text((left + WIDTH - right) / 2, height - 8, x_title, anchor="middle"))
+    parts.append(_text(4, 12, y_title, anchor="start"))
+    places = [(x_axis.at(point.x), y_axis.at(point.y)) for point in points]
+    for point, (x, y) in zip(points, places, strict=True):
+        if point.error:
+            parts.append(
+                _line(x, y_axis.at(point.y - point.error), x, y_axis.at(point.y + point.error), "whisker")
+            )
+        style = "hollow" if point.reference else "mark"
+        parts.append(element("circle", attributes={"cx": _n(x), "cy": _n(y), "r": 4.5, "class": style}))
+    parts.extend(_labels([point.label for point in points], places, bottom=height - bottom))
+    return _figure(parts, height, title)
+
+
+def bars(items: Sequence[Bar], *, title: str, unit: str) -> Markup:
+    """Horizontal bars from zero, each with its value and one standard deviation."""
+    row, top = 28, 26
+    height = top + row * len(items) + 4
+    left = 14 + CHARACTER * max(len(item.label) for item in items)
+    end = WIDTH - 14 - CHARACTER * max(len(bar_value(item)) for item in items)
+    axis = _Axis(0, max(item.value + item.deviation for item in items) or 1, left, end)
+    parts = [_text(4, 12, f"{title} ({unit})", anchor="start")]
+    for index, item in enumerate(items):
+        y = top + index * row
+        length = max(axis.at(item.value) - left, 1)
+        parts.append(_text(left - 8, y + 14, item.label, anchor="end", style="ink"))
+        box = {"x": _n(left), "y": y + 2, "width": _n(length), "height": row - 12, "rx": 2, "class": "mark"}
+        parts.append(element("rect", attributes=box))
+        if item.deviation:
+            low, high = axis.at(max(0, item.value - item.deviation)), axis.at(item.value + item.deviation)
+            parts.append(_line(low, y + 10, high, y + 10, "whisker"))
+        parts.append(_text(axis.at(item.value + item.deviation) + 6, y + 14, bar_value(item), style="ink"))
+    return _figure(parts, height, f"{title} ({unit})")
+
+
+def bar_value(item: Bar) -> str:
+    return f"{item.value:,.0f}" if item.value >= 100 else f"{item.value:.1f}"
+
+
+def ticks(low: float, high: float, *, from_zero: bool = False) -> list[float]:
+    """Three to six round numbers that enclose the data: 1, 2 or 5 times a power of ten apart."""
+    low = min(0.0, low) if from_zero else low
+    span = (high - low) or abs(high) * 0.1 or 1.0
+    raw = span / 4
+    magnitude = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * magnitude for factor in (1, 2, 5, 10) if factor * magnitude >= raw * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    if first == last:
+        last += 1
+    return [index * step for index in range(first, last + 1)]
+
+
+def tick_label(value: float, all_ticks: Sequence[float]) -> str:
+    """As many decimals as the distance of two ticks needs."""
+    step = all_ticks[1] - all_ticks[0]
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    return f"{value:,.{decimals}f}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def at(self, value: float) -> float:
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+
+def _labels(names: Sequence[str], places: Sequence[tuple[float, float]], *, bottom: float) -> list[Markup]:
+    """Each label beside its point, pushed down until it hides no other; a line leads back when it moved."""
+    parts: list[Markup] = []
+    taken: list[tuple[float, float, float]] = []
+    for name, (x, y) in sorted(zip(names, places, strict=True), key=lambda item: item[1][1]):
+        width = CHARACTER * len(name)
+        on_left = x + 10 + width > WIDTH
+        start = x - 10 - width if on_left else x + 10
+        label_y = y + 4
+        while any(
+            abs(label_y - other) < 13 and start < stop and begin < start + width
+            for begin, stop, other in taken
+        ):
+            label_y += 1
+        if label_y > bottom - 2:
+            label_y = (
+                min((other for begin, stop, other in taken if start < stop and begin < start + width)) - 13
+            )
+        taken.append((start, start + width, label_y))
+        edge = start + width + 2 if on_left else start - 2
+        if abs(label_y - 4 - y) > 6:
+            parts.append(_line(x, y, edge, label_y - 4, "grid"))
+        parts.append(_text(start, label_y, name, style="ink"))
+    return parts
+
+
+def _figure(parts: Sequence[Markup], height: float, title: str) -> Markup:
+    attributes = {"viewBox": f"0 0 {WIDTH} {_n(height)}", "role": "img", "aria-label": title}
+    return element("svg", element("title", title), join(parts), attributes=attributes)
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> Markup:
+    return element(
+        "line", attributes={"x1": _n(x1), "y1": _n(y1), "x2": _n(x2), "y2": _n(y2), "class": style}
+    )
+
+
+def _text(x: float, y: float, text: str, *, anchor: str = "start", style: str = "quiet") -> Markup:
+    return element("text", text, attributes={"x": _n(x), "y": _n(y), "text-anchor": anchor, "class": style})
+
+
+def _n(value: float) -> str:
+    return f"{value:.1f}"
