@@ -1,0 +1,102 @@
+"""GGUF: one file for llama.cpp and everything built on it, with the tokenizer inside.
+
+Specification: ggml's docs/gguf.md. The file is written tensor by tensor, in pieces of a few rows, under another name, and
+renamed when llama.cpp's own vocabulary has been seen to cut text as tokenizer.json does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from gguf import GGUFWriter
+
+from edgeport.export.checkpoint import Checkpoint
+from edgeport.export.families.decoder import DecoderSpec
+from edgeport.export.formats.base import WriteOptions
+from edgeport.export.formats.gguf_blocks import Bytes, ggml_type, packed_pieces, stored_bytes
+from edgeport.export.formats.gguf_metadata import add_model, add_provenance, file_type
+from edgeport.export.formats.gguf_tensors import ROPE_FACTORS, GgufTensor, architecture, gguf_tensors, rope_factors
+from edgeport.export.formats.gguf_tokenizer import add_tokenizer, read_tokenizer
+from edgeport.export.verify.token_parity import check_token_parity, require_engine
+from edgeport.scheme import TensorScheme
+
+FAMILIES = ("llama", "qwen2")
+
+
+class GgufFormat:
+    """Packs a checkpoint as `NAME-Q4_0.gguf` (NAME-Q8_0, NAME-BF16 ...)."""
+
+    name = "gguf"
+
+    def reasons_against(self, spec: DecoderSpec, schemes: Sequence[TensorScheme]) -> list[str]:
+        reasons = []
+        if spec.family not in FAMILIES:
+            reasons.append(f"family {spec.family} has no GGUF mapping here, supported are {', '.join(FAMILIES)}")
+        if spec.head_dim % 2:
+            reasons.append(f"head_dim is {spec.head_dim}, llama.cpp rotates pairs of features")
+        return reasons
+
+    def write(self, checkpoint: Checkpoint, directory: Path, options: WriteOptions) -> Path:
+        """Raises UnsupportedModel for a tokenizer llama.cpp cannot reproduce, GateFailure when it differs after all."""
+        require_engine()
+        kind, label = file_type(checkpoint.spec, checkpoint.records)
+        path = directory / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', options.name)}-{label}.gguf"
+        temporary = path.with_name(path.name + ".part")
+        tokenizer = read_tokenizer(checkpoint.source_directory, checkpoint.spec.vocab_size)
+        writer = GGUFWriter(temporary, architecture(checkpoint.spec))
+        add_model(writer, checkpoint.spec, options.name)
+        add_provenance(writer, kind, checkpoint.weights_id, checkpoint.records)
+        add_tokenizer(writer, tokenizer)
+        try:
+            _write_tensors(writer, checkpoint, options)
+            check_token_parity(temporary, checkpoint.source_directory)
+        except BaseException:
+            writer.close()
+            temporary.unlink(missing_ok=True)
+            raise
+        temporary.replace(path)
+        return path
+
+
+def _write_tensors(writer: GGUFWriter, checkpoint: Checkpoint, options: WriteOptions) -> None:
+    """Header and key-values, every tensor's place, then the bytes of one tensor after the other."""
+    tensors = list(gguf_tensors(checkpoint.spec))
+    for tensor in tensors:
+        record = checkpoint.record(tensor.source)
+        writer.add_tensor_info(
+            tensor.name, record.shape, np.dtype(np.float32), stored_bytes(record), raw_dtype=ggml_type(record)
+        )
+    factors = None
+    if checkpoint.spec.rope.kind == "llama3":
+        factors = rope_factors(checkpoint.spec.rope, checkpoint.spec.head_dim)
+        writer.add_tensor_info(ROPE_FACTORS, factors.shape, factors.dtype, factors.nbytes)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    with options.progress.stage("gguf", total=len(tensors)) as stage:
+        for tensor in tensors:
+            _append(writer, _pieces(checkpoint, tensor))
+            stage.advance()
+    if factors is not None:
+        _append(writer, [factors.view(np.uint8)])
+    writer.close()
+
+
+def _pieces(checkpoint: Checkpoint, tensor: GgufTensor) -> Iterator[Bytes]:
+    yield from packed_pieces(
+        checkpoint.tensor(tensor.source), ggml_type(checkpoint.record(tensor.source)), tensor.rows
+    )
+    checkpoint.release(tensor.source)
+
+
+def _append(writer: GGUFWriter, pieces: Iterable[Bytes]) -> None:
+    """GGUFWriter.write_tensor_data wants the whole tensor in memory, so the pieces go to its stream directly."""
+    assert writer.fout is not None
+    stream = writer.fout[0]
+    writer.write_padding(stream, stream.tell())
+    for piece in pieces:
+        stream.write(piece.data)
+    writer.write_padding(stream, stream.tell())

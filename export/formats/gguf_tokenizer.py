@@ -1,0 +1,221 @@
+"""The tokenizer part of a GGUF file, read from tokenizer.json and the files beside it.
+
+llama.cpp has its own tokenizers, so what is written here is a description that has to make them behave the same.
+Nothing is guessed: what cannot be described exactly is refused, and edgeport.export.verify.token_parity compares the
+finished file with the `tokenizers` library. Keys and token types: ggml's gguf.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gguf import GGUFWriter, TokenType
+from gguf.constants import Keys
+from tokenizers import Tokenizer
+
+from edgeport.errors import UnsupportedModel
+from edgeport.export.formats.gguf_pretokenizer import pre_tokenizer_name
+from edgeport.export.formats.gguf_sentencepiece import is_sentencepiece, sentencepiece_scores, space_prefix
+
+
+@dataclass(frozen=True, slots=True)
+class GgufTokenizer:
+    """model: llama.cpp's kind, "gpt2" (byte-level BPE: merges, pre) or "llama" (SentencePiece BPE: scores).
+
+    special_ids: key of gguf.md without prefix and suffix (bos, eos, eot, unk, pad) -> token id.
+    chat_templates: name -> Jinja text; the usual one is "default".
+    """
+
+    model: str
+    pre: str
+    tokens: tuple[str, ...]
+    types: tuple[TokenType, ...]
+    scores: tuple[float, ...]
+    merges: tuple[str, ...]
+    special_ids: Mapping[str, int]
+    add_bos: bool
+    add_eos: bool
+    add_space_prefix: bool
+    chat_templates: Mapping[str, str]
+
+
+def read_tokenizer(directory: Path, vocab_size: int) -> GgufTokenizer:
+    """Describe `directory`/tokenizer.json for an embedding of `vocab_size` rows. Raises UnsupportedModel."""
+    document = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))
+    model = document["model"]
+    _refuse_untranslatable(document)
+    merges = [tuple(item.split(" ")) if isinstance(item, str) else tuple(item) for item in model["merges"]]
+    sentencepiece = is_sentencepiece(document)
+    tokens, types = _vocabulary(document, vocab_size, byte_tokens=sentencepiece)
+    prefix, suffix = _added_around_text(Tokenizer.from_str(json.dumps(document)))
+    return GgufTokenizer(
+        model="llama" if sentencepiece else "gpt2",
+        pre="default" if sentencepiece else _byte_level_name(document),
+        tokens=tokens,
+        types=types,
+        scores=sentencepiece_scores(tokens, types, merges) if sentencepiece else (),
+        merges=() if sentencepiece else tuple(" ".join(pair) for pair in merges),
+        special_ids=_special_ids(directory, {text: index for index, text in enumerate(tokens)}, prefix, suffix),
+        add_bos=bool(prefix),
+        add_eos=bool(suffix),
+        add_space_prefix=sentencepiece and space_prefix(document),
+        chat_templates=_chat_templates(directory),
+    )
+
+
+def add_tokenizer(writer: GGUFWriter, tokenizer: GgufTokenizer) -> None:
+    """Write every key, also those whose value is llama.cpp's default: the defaults depend on `pre`."""
+    writer.add_tokenizer_model(tokenizer.model)
+    writer.add_tokenizer_pre(tokenizer.pre)
+    writer.add_token_list(tokenizer.tokens)
+    writer.add_token_types(tokenizer.types)
+    writer.add_token_scores(tokenizer.scores)
+    writer.add_token_merges(tokenizer.merges)
+    for kind, token in tokenizer.special_ids.items():
+        writer.add_uint32(_SPECIAL_KEYS[kind], token)
+    writer.add_add_bos_token(tokenizer.add_bos)
+    writer.add_add_eos_token(tokenizer.add_eos)
+    if tokenizer.model == "llama":
+        writer.add_add_space_prefix(tokenizer.add_space_prefix)
+    for name, template in tokenizer.chat_templates.items():
+        key = Keys.Tokenizer.CHAT_TEMPLATE
+        writer.add_string(key if name == "default" else Keys.Tokenizer.CHAT_TEMPLATE_N.format(name=name), template)
+    writer.add_array(Keys.Tokenizer.CHAT_TEMPLATES, sorted(set(tokenizer.chat_templates) - {"default"}))
+
+
+_SPECIAL_KEYS = {
+    "bos": Keys.Tokenizer.BOS_ID,
+    "eos": Keys.Tokenizer.EOS_ID,
+    "eot": Keys.Tokenizer.EOT_ID,
+    "unk": Keys.Tokenizer.UNK_ID,
+    "pad": Keys.Tokenizer.PAD_ID,
+}
+
+
+def _refuse_untranslatable(document: Mapping[str, Any]) -> None:
+    """What llama.cpp's tokenizers have no notion of, each told by name."""
+    model = document["model"]
+    problems = []
+    if model["type"] != "BPE":
+        problems.append(f"its model is {model['type']}, supported is BPE")
+    for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(key):
+            problems.append(f"{key} is {model[key]!r}")
+    for token in document.get("added_tokens", ()):
+        for flag in ("lstrip", "rstrip", "single_word"):
+            if token.get(flag):
+                problems.append(f"added token {token['content']!r} has {flag}")
+    if problems:
+        raise UnsupportedModel(f"llama.cpp cannot hold this tokenizer.json: {'; '.join(problems[:5])}")
+
+
+def _byte_level_name(document: Mapping[str, Any]) -> str:
+    normalizer = document.get("normalizer")
+    # llama.cpp does not normalize: NFC is the identity on text that is composed already, as nearly all is
+    if normalizer is not None and normalizer.get("type") != "NFC":
+        raise UnsupportedModel(f"llama.cpp has no normalizer {normalizer.get('type')}, supported are none and NFC")
+    return pre_tokenizer_name(
+        document.get("pre_tokenizer"), ignore_merges=bool(document["model"].get("ignore_merges"))
+    )
+
+
+def _vocabulary(
+    document: Mapping[str, Any], vocab_size: int, *, byte_tokens: bool
+) -> tuple[tuple[str, ...], tuple[TokenType, ...]]:
+    """Token texts and types by id; ids without a token up to `vocab_size` are unused fillers."""
+    vocab: dict[str, int] = document["model"]["vocab"]
+    added = document.get("added_tokens", [])
+    last = max([*vocab.values(), *(token["id"] for token in added)])
+    if last >= vocab_size:
+        raise UnsupportedModel(
+            f"tokenizer.json has token id {last}, the embedding has {vocab_size} rows",
+            hint="resize the model's embeddings to the tokenizer, or take the tokenizer the model was trained with",
+        )
+    tokens = [f"[PAD{index}]" for index in range(vocab_size)]
+    types = [TokenType.UNUSED] * vocab_size
+    for text, index in vocab.items():
+        is_byte = byte_tokens and len(text) == 6 and text.startswith("<0x")
+        tokens[index], types[index] = text, TokenType.BYTE if is_byte else TokenType.NORMAL
+    for token in added:
+        tokens[token["id"]] = token["content"]
+        types[token["id"]] = TokenType.CONTROL if token["special"] else TokenType.USER_DEFINED
+    unknown = document["model"].get("unk_token")
+    if byte_tokens and unknown in vocab:
+        types[vocab[unknown]] = TokenType.UNKNOWN
+    repeated = [text for text, count in Counter(tokens).items() if count > 1]
+    if repeated:
+        raise UnsupportedModel(f"tokenizer.json gives {repeated[0]!r} to two token ids, llama.cpp refuses that")
+    return tuple(tokens), tuple(types)
+
+
+def _added_around_text(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """The ids the post-processor really puts before and after a text."""
+    plain = tokenizer.encode("a", add_special_tokens=False).ids
+    full = tokenizer.encode("a", add_special_tokens=True).ids
+    at = next((at for at in range(len(full)) if full[at : at + len(plain)] == plain), None)
+    if at is None or at > 1 or len(full) - at - len(plain) > 1:
+        raise UnsupportedModel(
+            f"tokenizer.json turns tokens {plain} into {full}; llama.cpp adds one token before and one after at most"
+        )
+    return full[:at], full[at + len(plain) :]
+
+
+def _special_ids(directory: Path, ids: Mapping[str, int], prefix: list[int], suffix: list[int]) -> dict[str, int]:
+    """bos, eos, unk, pad by tokenizer_config.json, then special_tokens_map.json, then config.json."""
+    names = [_json(directory / name) for name in ("tokenizer_config.json", "special_tokens_map.json")]
+    config, generation = _json(directory / "config.json"), _json(directory / "generation_config.json")
+    found: dict[str, int] = {}
+    for kind in ("bos", "eos", "unk", "pad"):
+        texts = [_content(document.get(f"{kind}_token")) for document in names]
+        by_text = [ids[text] for text in texts if text in ids]
+        by_id = [index for index in _id_list(config.get(f"{kind}_token_id")) if index < len(ids)]
+        if by_text or by_id:
+            found[kind] = (by_text + by_id)[0]
+    if "eos" not in found and not suffix:
+        raise UnsupportedModel(
+            "no end-of-text token: llama.cpp would stop at token 11 instead",
+            hint="set eos_token in tokenizer_config.json",
+        )
+    if suffix:
+        found["eos"] = suffix[0]
+    # without a bos llama.cpp takes token 11; the end-of-text token separates documents, as in GPT-2
+    found["bos"] = prefix[0] if prefix else found.get("bos", found["eos"])
+    ends = [index for index in _id_list(generation.get("eos_token_id")) if index != found["eos"]]
+    if ends:
+        found["eot"] = ends[0]
+    return found
+
+
+def _content(token: Any) -> str | None:
+    """tokenizer_config.json names a token as text or as {"content": text}."""
+    value = token.get("content") if isinstance(token, dict) else token
+    return value if isinstance(value, str) else None
+
+
+def _id_list(value: Any) -> list[int]:
+    return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, int)]
+
+
+def _chat_templates(directory: Path) -> dict[str, str]:
+    """Where transformers looks: tokenizer_config.json, chat_template.jinja, chat_template.json."""
+    jinja = directory / "chat_template.jinja"
+    template = _json(directory / "tokenizer_config.json").get("chat_template")
+    if template is None and jinja.is_file():
+        template = jinja.read_text(encoding="utf-8")
+    if template is None:
+        template = _json(directory / "chat_template.json").get("chat_template")
+    if isinstance(template, list):
+        return {str(item["name"]): str(item["template"]) for item in template}
+    return {"default": template} if isinstance(template, str) else {}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    document = json.loads(path.read_text(encoding="utf-8"))
+    return document if isinstance(document, dict) else {}

@@ -1,0 +1,1 @@
+"""Open what was written: independent readers, token parity, logits and text from each container's own engine."""
