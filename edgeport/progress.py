@@ -122,7 +122,7 @@ class Progress:
 
 
 def _is_terminal(stream: TextIO) -> bool:
-    return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    return not stream.closed and stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def _write(stream: TextIO, text: str) -> None:
