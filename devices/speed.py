@@ -6,8 +6,10 @@ barriers or kernel launches, per layer. Prompts are bound by arithmetic: 2 opera
 
 Where the constants come from (published runs, file size x tokens/s against the data sheet):
 CPU: Raspberry Pi 5 57-62 % (llama.cpp#26484), EPYC 9554 56-65 % (ahelpme.com, 14B Q4 and Q8), i9-13900K 70 % (llama.cpp#34).
-GPU: RTX 4090 62-87 %, A100 PCIe 35-45 %, H100 PCIe 35-53 % (github.com/XiongjieDai/GPU-Benchmarks-on-LLM-Inference), one
-layer costs about 0.1 ms there. Prompts: 22-88 % of the dense FP16 rate on GPUs (same source), 20-25 % of INT8 on CPUs.
+GPU: two sizes of Llama-3-8B on one device separate bandwidth from the fixed cost: RTX 4090 about 100 % and 3.2 ms, A100 PCIe
+52 % and 2.3 ms, H100 PCIe 70 % and 3.5 ms, over 32 layers (github.com/XiongjieDai/GPU-Benchmarks-on-LLM-Inference).
+Prompts: 22-88 % of the dense FP16 rate on GPUs (same source), 20-25 % of the INT8 rate on CPUs (Raspberry Pi 5 with
+LFM2-350M, llama.cpp#19356; Ryzen 9 7950X with Llama-3.1-8B, ik_llama.cpp#54).
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ class Share:
 
 MEASURED = Share(0.7, 0.9, 1.1)
 CPU_DATA_SHEET = Share(0.4, 0.6, 0.8)
-GPU_DATA_SHEET = Share(0.35, 0.65, 0.9)
+GPU_DATA_SHEET = Share(0.45, 0.75, 1.0)
 CPU_PROMPT = Share(0.1, 0.22, 0.45)
 GPU_PROMPT = Share(0.2, 0.45, 0.9)
 CPU_SECONDS_PER_LAYER = 20e-6

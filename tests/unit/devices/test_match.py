@@ -1,0 +1,123 @@
+"""Verdicts: what fits, what does not, and that following the advice makes it fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import pytest
+
+from edgeport.devices.catalog import load_profile
+from edgeport.devices.match import fits, require_fit
+from edgeport.devices.memory import estimate_memory
+from edgeport.devices.profile import DeviceProfile
+from edgeport.errors import DoesNotFit, UsageError
+from edgeport.manifest import ModelFacts
+
+GIB = 2**30
+FOUR_FORMATS = {"gguf": 300 * 2**20, "onnx": 310 * 2**20, "openvino": 305 * 2**20, "safetensors": 320 * 2**20}
+LLAMA_8B_INT4 = {"gguf": 4_800_000_000}
+
+
+def with_ram(profile: DeviceProfile, usable_bytes: int) -> DeviceProfile:
+    return dataclasses.replace(profile, ram_bytes=2 * usable_bytes, usable_ram_bytes=usable_bytes)
+
+
+def test_a_small_model_fits_the_edge_in_every_format(qwen25_05b: ModelFacts, edge: DeviceProfile) -> None:
+    verdicts = fits(qwen25_05b, FOUR_FORMATS, edge, 2048)
+    assert [fit.format for fit in verdicts] == ["gguf", "onnx", "openvino", "safetensors"], (
+        "preferred engine first"
+    )
+    assert all(fit.fits and not fit.advice for fit in verdicts)
+    assert [fit.offered for fit in verdicts] == [True, True, True, False]
+    assert require_fit(qwen25_05b, FOUR_FORMATS, edge, 2048) == verdicts
+
+
+def test_a_large_model_is_refused_with_the_numbers(llama31_8b: ModelFacts, edge: DeviceProfile) -> None:
+    with pytest.raises(DoesNotFit) as caught:
+        require_fit(llama31_8b, LLAMA_8B_INT4, edge, 2048)
+    message = caught.value.message
+    assert "'edge'" in message
+    assert "3 GiB are usable" in message
+    assert re.search(r"needs [\d.]+ GiB \(weights 4\.47 GiB, KV cache 256 MiB for 2048 tokens", message)
+    assert caught.value.exit_code == 1
+    assert caught.value.hint
+
+
+def test_the_solved_context_is_the_largest_that_fits(llama31_8b: ModelFacts, pi5: DeviceProfile) -> None:
+    wanted = 65536
+    (fit,) = fits(llama31_8b, LLAMA_8B_INT4, pi5, wanted)
+    assert not fit.fits
+    assert 0 < fit.largest_context < wanted
+    assert f"lower the context to {fit.largest_context} tokens" in fit.advice
+    (lower,) = fits(llama31_8b, LLAMA_8B_INT4, pi5, fit.largest_context)
+    assert lower.fits
+    (one_more,) = fits(llama31_8b, LLAMA_8B_INT4, pi5, fit.largest_context + 1)
+    assert not one_more.fits
+
+
+def test_the_solved_bits_make_it_fit(llama31_8b: ModelFacts, edge: DeviceProfile) -> None:
+    profile = with_ram(edge, 5 * GIB)
+    (fit,) = fits(llama31_8b, {"gguf": 8_500_000_000}, profile, 2048)
+    match = next(m for line in fit.advice if (m := re.search(r"at most ([\d.]+) bits", line)))
+    bits = float(match.group(1)) - 0.05  # printed with one digit
+    (fewer,) = fits(llama31_8b, {"gguf": round(llama31_8b.parameters * bits / 8)}, profile, 2048)
+    assert fewer.fits
+
+
+def test_batch_and_cache_advice_is_enough_alone(qwen25_05b: ModelFacts, edge: DeviceProfile) -> None:
+    need = estimate_memory(qwen25_05b, FOUR_FORMATS["gguf"], "llama.cpp", 32768)
+    profile = with_ram(edge, need.required_bytes - 150 * 2**20)
+    (fit,) = fits(qwen25_05b, {"gguf": FOUR_FORMATS["gguf"]}, profile, 32768)
+    assert "keep the KV cache in 8 bits" in fit.advice
+    assert "compute prompts in batches of 128 tokens" in fit.advice
+    for change in ({"kv_bits": 8}, {"prompt_batch": 128}):
+        changed = estimate_memory(qwen25_05b, FOUR_FORMATS["gguf"], "llama.cpp", 32768, **change)
+        assert changed.required_bytes <= profile.usable_ram_bytes
+
+
+def test_a_hopeless_model_gets_a_size_instead(llama31_8b: ModelFacts, edge: DeviceProfile) -> None:
+    (fit,) = fits(llama31_8b, LLAMA_8B_INT4, with_ram(edge, GIB), 2048)
+    assert fit.largest_context == 0
+    assert any(line.startswith("take a model of at most") for line in fit.advice)
+
+
+def test_not_even_the_engine_fits(llama31_8b: ModelFacts, edge: DeviceProfile) -> None:
+    with pytest.raises(DoesNotFit) as caught:
+        require_fit(llama31_8b, LLAMA_8B_INT4, with_ram(edge, 64 * 2**20), 2048)
+    assert caught.value.hint == "choose a device with more memory, a smaller model, or prune it"
+
+
+def test_one_fitting_format_is_enough_but_only_if_the_device_runs_it(
+    qwen25_05b: ModelFacts, edge: DeviceProfile
+) -> None:
+    need = estimate_memory(qwen25_05b, FOUR_FORMATS["gguf"], "llama.cpp", 2048).required_bytes
+    profile = with_ram(edge, need)
+    verdicts = {fit.format: fit.fits for fit in require_fit(qwen25_05b, FOUR_FORMATS, profile, 2048)}
+    assert verdicts["gguf"] and not verdicts["onnx"]
+    only_openvino = dataclasses.replace(profile, engines=("openvino",))
+    with pytest.raises(DoesNotFit, match="openvino in openvino needs"):
+        require_fit(qwen25_05b, FOUR_FORMATS, only_openvino, 2048)
+
+
+def test_the_gpu_s_memory_counts_for_its_engines(llama31_8b: ModelFacts) -> None:
+    workstation = load_profile("workstation-gpu")
+    (fit,) = fits(llama31_8b, {"safetensors": 16_070_000_000}, workstation, 8192)
+    assert (fit.engine, fit.on_gpu, fit.available_bytes) == ("vllm", True, 24 * GIB)
+    assert fit.fits
+    (too_big,) = fits(llama31_8b, {"safetensors": 32_000_000_000}, workstation, 8192)
+    assert not too_big.fits
+    (both,) = fits(llama31_8b, {"safetensors": 32_000_000_000}, load_profile("multi-gpu"), 8192)
+    assert both.fits and both.available_bytes == 160 * GIB
+
+
+def test_a_context_beyond_the_model_is_a_usage_error(qwen25_05b: ModelFacts, edge: DeviceProfile) -> None:
+    with pytest.raises(UsageError, match="more than the model's 32768"):
+        fits(qwen25_05b, FOUR_FORMATS, edge, 40000)
+
+
+def test_unknown_formats_and_no_formats(qwen25_05b: ModelFacts, edge: DeviceProfile) -> None:
+    with pytest.raises(UsageError, match="unknown format 'tflite'"):
+        fits(qwen25_05b, {"tflite": 5}, edge, 2048)
+    with pytest.raises(UsageError, match="no format"):
+        require_fit(qwen25_05b, {}, edge, 2048)

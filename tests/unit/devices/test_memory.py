@@ -1,0 +1,121 @@
+"""The memory model against figures engines and publishers printed themselves."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgeport.devices.conversion import conversion_memory
+from edgeport.devices.memory import (
+    ENGINES,
+    estimate_memory,
+    kv_cache_bytes,
+    parameter_counts,
+    predict_weights_bytes,
+)
+from edgeport.devices.profile import ENGINE_FORMATS
+from edgeport.errors import UsageError
+from edgeport.manifest import ModelFacts
+
+MIB = 2**20
+
+
+def test_parts_add_up_and_norms_and_biases_are_what_is_left(
+    smollm2_135m: ModelFacts, qwen25_05b: ModelFacts
+) -> None:
+    smollm = parameter_counts(smollm2_135m)
+    assert smollm.head == 0
+    assert smollm.other == 576 * (2 * 30 + 1), "two norms a layer and the last one"
+    assert smollm.linear + smollm.embedding + smollm.other == smollm2_135m.parameters
+    qwen = parameter_counts(qwen25_05b)
+    assert qwen.other == 896 * (2 * 24 + 1) + 24 * (896 + 2 * 128), "norms, and biases of q, k and v"
+
+
+def test_untied_head_counts_on_its_own(llama31_8b: ModelFacts) -> None:
+    counts = parameter_counts(llama31_8b)
+    assert counts.head == counts.embedding == 128256 * 4096
+    assert counts.other == 4096 * 65
+
+
+@pytest.mark.parametrize(("context", "mib"), [(2048, 45.0), (2047, 45.0), (2049, 50.625)])
+def test_kv_cache_of_smollm_as_llama_cpp_logs_it(context: int, mib: float, smollm2_135m: ModelFacts) -> None:
+    assert kv_cache_bytes(smollm2_135m, context, padding=256) == mib * MIB
+
+
+@pytest.mark.parametrize(("context", "mib"), [(2048, 24.0), (32768, 384.0)])
+def test_kv_cache_of_qwen_as_llama_cpp_logs_it(context: int, mib: float, qwen25_05b: ModelFacts) -> None:
+    assert kv_cache_bytes(qwen25_05b, context, padding=256) == mib * MIB
+
+
+def test_quantized_cache_has_scales(qwen25_05b: ModelFacts) -> None:
+    full = kv_cache_bytes(qwen25_05b, 2048)
+    assert kv_cache_bytes(qwen25_05b, 2048, bits=8) == full * 8.5 / 16, "q8_0"
+    assert kv_cache_bytes(qwen25_05b, 2048, bits=4) == full * 4.5 / 16, "q4_0"
+
+
+@pytest.mark.parametrize(("batch", "mib"), [(512, 300.25), (128, 75.06), (64, 37.53), (32, 18.77)])
+def test_compute_buffer_of_qwen_as_llama_cpp_logs_it(batch: int, mib: float, qwen25_05b: ModelFacts) -> None:
+    estimate = estimate_memory(qwen25_05b, 300 * MIB, "llama.cpp", 2048, prompt_batch=batch)
+    assert estimate.compute_bytes / MIB == pytest.approx(mib, abs=0.01)
+
+
+def test_compute_buffer_of_smollm_as_llama_cpp_logs_it(smollm2_135m: ModelFacts) -> None:
+    assert estimate_memory(smollm2_135m, 90 * MIB, "llama.cpp", 2048).compute_bytes / MIB == 98.25
+
+
+def test_resident_size_of_qwen_as_measured(qwen25_05b: ModelFacts) -> None:
+    """428 MiB after four tokens, the file read and repacked: then the compute buffer is reserved but not yet touched."""
+    estimate = estimate_memory(qwen25_05b, round(327.8 * MIB), "llama.cpp", 2048)
+    touched = estimate.required_bytes - estimate.compute_bytes
+    assert touched / MIB == pytest.approx(428, rel=0.02)
+
+
+def test_a_short_context_needs_a_small_batch(qwen25_05b: ModelFacts) -> None:
+    long = estimate_memory(qwen25_05b, 300 * MIB, "llama.cpp", 512)
+    short = estimate_memory(qwen25_05b, 300 * MIB, "llama.cpp", 128)
+    assert short.compute_bytes * 4 == long.compute_bytes
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_engine_grows_with_context_and_sums_its_terms(engine: str, smollm2_135m: ModelFacts) -> None:
+    small = estimate_memory(smollm2_135m, 90 * MIB, engine, 512)
+    large = estimate_memory(smollm2_135m, 90 * MIB, engine, 8192)
+    assert large.kv_cache_bytes == 16 * small.kv_cache_bytes
+    assert large.required_bytes > small.required_bytes
+    assert large.peak_bytes == large.required_bytes + large.mapped_bytes
+    assert small.format == ENGINE_FORMATS[engine]
+    assert small.basis.startswith(engine)
+
+
+def test_the_reference_unpacks_to_float32(smollm2_135m: ModelFacts) -> None:
+    assert (
+        estimate_memory(smollm2_135m, 90 * MIB, "reference", 512).weights_bytes == 4 * smollm2_135m.parameters
+    )
+
+
+def test_engines_cover_the_profiles_vocabulary() -> None:
+    assert set(ENGINES) == set(ENGINE_FORMATS)
+
+
+def test_predicted_weights(llama31_8b: ModelFacts) -> None:
+    """8.5 bits everywhere: llama.cpp's table says 8.50 bits per weight for Q8_0 of this model, 7.95 GiB."""
+    predicted = predict_weights_bytes(llama31_8b, linear_bits=8.5, embedding_bits=8.5, head_bits=8.5)
+    assert predicted / 2**30 == pytest.approx(7.95, abs=0.01)
+    mixed = predict_weights_bytes(llama31_8b, linear_bits=4.5, embedding_bits=8.5, head_bits=8.5)
+    assert mixed < predicted
+
+
+@pytest.mark.parametrize(
+    ("weights", "engine", "context"), [(0, "llama.cpp", 512), (5, "llama.cpp", 0), (5, "exllama", 512)]
+)
+def test_nonsense_is_refused(weights: int, engine: str, context: int, smollm2_135m: ModelFacts) -> None:
+    with pytest.raises(UsageError):
+        estimate_memory(smollm2_135m, weights, engine, context)
+
+
+def test_conversion_peak_is_the_largest_stage(qwen25_05b: ModelFacts) -> None:
+    runs = [estimate_memory(qwen25_05b, 300 * MIB, engine, 2048) for engine in ("llama.cpp", "onnxruntime")]
+    estimate = conversion_memory(qwen25_05b, largest_bits_per_weight=8.5, threads=2, runs=runs)
+    assert [stage.stage for stage in estimate.stages] == ["quantize", "pack", "verify gguf", "verify onnx"]
+    assert estimate.peak_bytes == max(stage.bytes for stage in estimate.stages)
+    more = conversion_memory(qwen25_05b, largest_bits_per_weight=8.5, threads=8, runs=runs)
+    assert more.stages[0].bytes > estimate.stages[0].bytes
