@@ -15,6 +15,7 @@ from edgeport.runtimes.bench.markup import Markup, element, join
 WIDTH = 360
 CHARACTER = 6.2
 """Width of a character at 11 units: enough to place labels."""
+LABEL_HEIGHT, LABEL_GAP = 14, 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,29 +122,40 @@ class _Axis:
 
 
 def _labels(names: Sequence[str], places: Sequence[tuple[float, float]], *, bottom: float) -> list[Markup]:
-    """Each label beside its point, pushed down until it hides no other; a line leads back when it moved."""
+    """Labels beside their points; those of points that lie close together make one column, with lines leading back."""
     parts: list[Markup] = []
-    taken: list[tuple[float, float, float]] = []
-    for name, (x, y) in sorted(zip(names, places, strict=True), key=lambda item: item[1][1]):
-        width = CHARACTER * len(name)
-        on_left = x + 10 + width > WIDTH
-        start = x - 10 - width if on_left else x + 10
-        label_y = y + 4
-        while any(
-            abs(label_y - other) < 13 and start < stop and begin < start + width
-            for begin, stop, other in taken
-        ):
-            label_y += 1
-        if label_y > bottom - 2:
-            label_y = (
-                min((other for begin, stop, other in taken if start < stop and begin < start + width)) - 13
-            )
-        taken.append((start, start + width, label_y))
-        edge = start + width + 2 if on_left else start - 2
-        if abs(label_y - 4 - y) > 6:
-            parts.append(_line(x, y, edge, label_y - 4, "grid"))
-        parts.append(_text(start, label_y, name, style="ink"))
+    for group in _clusters(sorted(zip(names, places, strict=True), key=lambda item: item[1])):
+        width = CHARACTER * max(len(name) for name, _ in group)
+        rightmost, leftmost = max(x for _, (x, _) in group), min(x for _, (x, _) in group)
+        on_left = rightmost + LABEL_GAP + width > WIDTH
+        start = leftmost - LABEL_GAP if on_left else rightmost + LABEL_GAP
+        group.sort(key=lambda item: item[1][1])
+        middle = sum(y for _, (_, y) in group) / len(group)
+        first = min(middle - LABEL_HEIGHT * (len(group) - 1) / 2, bottom - LABEL_HEIGHT * len(group))
+        for index, (name, (x, y)) in enumerate(group):
+            label_y = first + index * LABEL_HEIGHT if len(group) > 1 else y
+            if len(group) > 1:
+                parts.append(_line(x, y, start + (2 if on_left else -2), label_y, "lead"))
+            parts.append(_text(start, label_y + 4, name, anchor="end" if on_left else "start", style="ink"))
     return parts
+
+
+def _clusters(
+    items: Sequence[tuple[str, tuple[float, float]]],
+) -> list[list[tuple[str, tuple[float, float]]]]:
+    """Points whose labels would touch, by their distance to a member of the group."""
+    groups: list[list[tuple[str, tuple[float, float]]]] = []
+    for item in items:
+        x, y = item[1]
+        near = [
+            group
+            for group in groups
+            if any(abs(x - other) < 60 and abs(y - height) < LABEL_HEIGHT for _, (other, height) in group)
+        ]
+        for group in near:
+            groups.remove(group)
+        groups.append([*(member for group in near for member in group), item])
+    return groups
 
 
 def _figure(parts: Sequence[Markup], height: float, title: str) -> Markup:

@@ -5,6 +5,7 @@ A part that was not measured is None and shown as "not measured"; nothing is com
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -102,7 +103,7 @@ def size(count: float | None) -> str:
 def number(record: object, path: str) -> float | None:
     """A finite number at `path`; a flag, a text or a gap is None."""
     value = dig(record, path)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
     return float(value)
 
