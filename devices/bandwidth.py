@@ -11,12 +11,13 @@ import ctypes
 import mmap
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edgeport.errors import EdgeportError
 
 SMALLEST_BUFFER_BYTES = 256 * 2**20
+Memchr = Callable[[int, int, int], object]
 PIECE_BYTES = 4 * 2**20
 """One memchr call: long enough to hide the cost of the call, short enough to stop in time."""
 
@@ -74,7 +75,7 @@ def _thread_counts(threads: int) -> Sequence[int]:
     return counts if threads == 1 else [*counts, threads]
 
 
-def _run(memchr: ctypes._NamedFuncPointer, address: int, size: int, threads: int, seconds: float) -> float:
+def _run(memchr: Memchr, address: int, size: int, threads: int, seconds: float) -> float:
     """Bytes per second of `threads` readers, each going round in its own part of the buffer."""
     read_bytes = [0] * threads
     share = size // threads
@@ -102,7 +103,7 @@ def _run(memchr: ctypes._NamedFuncPointer, address: int, size: int, threads: int
     return sum(read_bytes) / (time.perf_counter() - began)
 
 
-def _memchr() -> ctypes._NamedFuncPointer:
+def _memchr() -> Memchr:
     try:
         function = ctypes.CDLL(None).memchr
     except (OSError, TypeError, AttributeError) as error:
