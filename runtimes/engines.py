@@ -48,7 +48,7 @@ ENGINES: Mapping[str, Engine] = {
             "edgeport.runtimes.gguf:open_session",
             "gguf",
             ("numpy", "llama_cpp"),
-            "smallest memory, weights mapped from the file",
+            "kernels for every processor, no compile step",
         ),
         Engine(
             "onnx",

@@ -11,7 +11,6 @@ Spec: onnxruntime ContribOperators.md (GroupQueryAttention), onnxruntime_session
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 import onnxruntime
 
 from edgeport.errors import ArtifactError, RuntimeFailure, UnsupportedModel
+from edgeport.runtimes.model_config import read_json
 from edgeport.runtimes.session import Logits, SessionOptions
 from edgeport.runtimes.threads import thread_count
 from edgeport.runtimes.window import Window, choose_context_length
@@ -34,11 +34,13 @@ _CACHE_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 def open_session(path: Path, options: SessionOptions) -> OnnxSession:
     """`path` is the folder with genai_config.json and model.onnx, or the .onnx file. Raises RuntimeFailure, ArtifactError."""
     folder = path if path.is_dir() else path.parent
-    config = _read_config(folder)
+    config = read_json(folder / "genai_config.json")
     file_name = config.get("model", {}).get("decoder", {}).get("filename", "model.onnx")
     file = folder / file_name if path.is_dir() else path
     if not file.is_file():
-        raise ArtifactError(f"no {file.name} in {folder}", hint="give the folder `edgeport export` wrote for onnx")
+        raise ArtifactError(
+            f"no {file.name} in {folder}", hint="give the folder `edgeport export` wrote for onnx"
+        )
     return OnnxSession(_inference_session(file, options), config, options)
 
 
@@ -134,7 +136,8 @@ class OnnxSession:
     def _allocate(self, length: int) -> list[Any]:
         shape = (1, self._cache.kv_heads, length, self._cache.head_dim)
         return [
-            onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, self._cache.dtype)) for _ in self._cache.past
+            onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, self._cache.dtype))
+            for _ in self._cache.past
         ]
 
 
@@ -149,7 +152,9 @@ def _inference_session(file: Path, options: SessionOptions) -> Any:
     model: str | bytes = str(file)
     if options.exact:
         model = _with_float32_activations(file.read_bytes())
-        settings.add_session_config_entry("session.model_external_initializers_file_folder_path", str(file.parent))
+        settings.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(file.parent)
+        )
     try:
         return onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
     except _engine_errors() as error:
@@ -170,25 +175,18 @@ def _describe_cache(session: Any) -> _Cache:
     past = [item for item in session.get_inputs() if item.name not in _KEPT_INPUTS]
     if not past or any(not item.name.startswith("past_key_values.") for item in past):
         names = ", ".join(item.name for item in session.get_inputs())
-        raise UnsupportedModel(f"this ONNX graph is not a decoder with a key-value cache; its inputs are {names}")
+        raise UnsupportedModel(
+            f"this ONNX graph is not a decoder with a key-value cache; its inputs are {names}"
+        )
     dtype = _CACHE_DTYPES.get(past[0].type)
     if dtype is None:
-        raise UnsupportedModel(f"a key-value cache of {past[0].type} is not supported", hint="export it as float or float16")
+        raise UnsupportedModel(
+            f"a key-value cache of {past[0].type} is not supported", hint="export it as float or float16"
+        )
     inputs = tuple(str(item.name) for item in past)
     outputs = tuple(name.replace("past_key_values.", "present.") for name in inputs)
     _, kv_heads, _, head_dim = past[0].shape
     return _Cache(inputs, outputs, int(kv_heads), int(head_dim), dtype)
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "genai_config.json"
-    try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path} cannot be read: {error}") from error
-    return document
 
 
 def _engine_errors() -> tuple[type[Exception], ...]:

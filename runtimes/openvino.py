@@ -1,0 +1,144 @@
+"""OpenVINO over a stateful IR: the key-value cache lives in the model's variables (ReadValue/Assign).
+
+    input_ids [1, n], attention_mask [1, total], position_ids [1, n], beam_idx [1] -> logits [1, n, vocab_size]
+
+Rewinding to 0 resets the state; elsewhere each variable is read, cut and written back. By default the CPU plug-in keeps the
+cache as u8 and converts on both ways; the same codes come out, because minimum and maximum of a group are kept (the
+contract test sees bit-equal logits after it). Prompts go through in chunks, because the graph computes every row's logits.
+Spec: https://docs.openvino.ai (Stateful models; CPU device: properties).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import openvino
+from edgeport.errors import ArtifactError, RuntimeFailure, UnsupportedModel
+from edgeport.runtimes.model_config import read_context_length
+from edgeport.runtimes.session import Logits, SessionOptions
+from edgeport.runtimes.threads import thread_count
+from edgeport.runtimes.window import Window, choose_context_length
+
+MODEL_NAME = "openvino_model.xml"
+_CHUNK_TOKENS = 256
+_EXACT = {
+    "EXECUTION_MODE_HINT": "ACCURACY",
+    "INFERENCE_PRECISION_HINT": "f32",
+    "KV_CACHE_PRECISION": "f32",
+    "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
+}
+
+
+def open_session(path: Path, options: SessionOptions) -> OpenVinoSession:
+    """`path` is the folder with openvino_model.xml and .bin, or the .xml. Raises ArtifactError, RuntimeFailure."""
+    file = path / MODEL_NAME if path.is_dir() else path
+    if not file.is_file():
+        raise ArtifactError(
+            f"no {file.name} in {file.parent}", hint="give the folder `edgeport export` wrote for openvino"
+        )
+    properties = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": str(thread_count(options.threads)),
+        **(_EXACT if options.exact else {}),
+    }
+    try:
+        compiled = openvino.Core().compile_model(str(file), "CPU", properties)
+        return OpenVinoSession(compiled, read_context_length(file.parent), options)
+    except RuntimeError as error:
+        raise RuntimeFailure(f"OpenVINO cannot open {file}: {_first_cause(error)}") from error
+
+
+class OpenVinoSession:
+    """One sequence; see edgeport.runtimes.session.Session."""
+
+    def __init__(self, compiled: Any, model_context_length: int, options: SessionOptions) -> None:
+        self._inputs = {port.get_any_name() for port in compiled.inputs}
+        vocab = compiled.outputs[0].partial_shape[2]
+        if not {"input_ids", "attention_mask"} <= self._inputs or vocab.is_dynamic:
+            names = ", ".join(sorted(self._inputs))
+            raise UnsupportedModel(f"this IR is not a stateful decoder; its inputs are {names}")
+        self._request: Any = compiled.create_infer_request()
+        length = choose_context_length(options.context_length, model_context_length)
+        self._window = Window(length, vocab.get_length())
+        self._mask = np.ones((1, length), np.int64)
+        self._positions = np.arange(length, dtype=np.int64)[None, :]
+        self._beam = np.zeros(1, np.int32)
+
+    @property
+    def vocab_size(self) -> int:
+        return self._window.vocab_size
+
+    @property
+    def context_length(self) -> int:
+        return self._window.context_length
+
+    @property
+    def position(self) -> int:
+        return self._window.position
+
+    def feed(self, tokens: Sequence[int], *, all_logits: bool = False) -> Logits:
+        self._window.admit(tokens)
+        rows = []
+        for begin in range(0, len(tokens), _CHUNK_TOKENS):
+            logits = self._infer(tokens[begin : begin + _CHUNK_TOKENS])
+            if all_logits:
+                rows.append(logits.copy())
+        return np.concatenate(rows) if all_logits else logits[-1:].copy()
+
+    def rewind(self, position: int) -> None:
+        self._window.check_rewind(position)
+        if position == self._window.position:
+            return
+        try:
+            if position == 0:
+                self._request.reset_state()
+            else:
+                self._cut_state(position)
+        except RuntimeError as error:
+            raise RuntimeFailure(f"OpenVINO cannot rewind to {position}: {_first_cause(error)}") from error
+        self._window.position = position
+
+    def close(self) -> None:
+        if self._window.close():
+            self._request = None
+
+    def _cut_state(self, position: int) -> None:
+        for variable in self._request.query_state():
+            values = variable.state.data  # [1, kv_heads, tokens, head_dim]
+            if values.ndim != 4 or values.shape[2] != self._window.position:
+                raise RuntimeFailure(
+                    f"cannot rewind this model: its state {variable.name} has the shape {values.shape}"
+                )
+            variable.state = openvino.Tensor(np.ascontiguousarray(values[:, :, :position]))
+
+    def _infer(self, tokens: Sequence[int]) -> Logits:
+        """Logits [len(tokens), vocab_size], valid until the next call."""
+        begin = self._window.position
+        end = begin + len(tokens)
+        values = {
+            "input_ids": np.asarray(tokens, np.int64)[None, :],
+            "attention_mask": self._mask[:, :end],
+            "position_ids": self._positions[:, begin:end],
+            "beam_idx": self._beam,
+        }
+        try:
+            self._request.infer(
+                {name: value for name, value in values.items() if name in self._inputs}, share_inputs=True
+            )
+            logits: Logits = self._request.get_output_tensor(0).data[0]
+        except RuntimeError as error:
+            raise RuntimeFailure(
+                f"OpenVINO failed on tokens {begin}..{end - 1}: {_first_cause(error)}"
+            ) from error
+        self._window.position = end
+        return logits
+
+
+def _first_cause(error: RuntimeError) -> str:
+    """OpenVINO's messages begin with source file and line; the last non-empty line says what is wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else "it gives no reason"
