@@ -18,8 +18,9 @@ from edgeport.export.families.decoder import DecoderSpec
 from edgeport.export.formats.base import WriteOptions
 from edgeport.export.formats.gguf_blocks import Bytes, ggml_type, packed_pieces, stored_bytes
 from edgeport.export.formats.gguf_metadata import add_model, add_provenance, file_type
-from edgeport.export.formats.gguf_tensors import ROPE_FACTORS, GgufTensor, architecture, gguf_tensors, rope_factors
+from edgeport.export.formats.gguf_tensors import ROPE_FACTORS, GgufTensor, architecture, gguf_tensors
 from edgeport.export.formats.gguf_tokenizer import add_tokenizer, read_tokenizer
+from edgeport.export.formats.rope import llama3_divisors
 from edgeport.export.verify.token_parity import check_token_parity, require_engine
 from edgeport.scheme import TensorScheme
 
@@ -34,7 +35,7 @@ class GgufFormat:
     def reasons_against(self, spec: DecoderSpec, schemes: Sequence[TensorScheme]) -> list[str]:
         reasons = []
         if spec.family not in FAMILIES:
-            reasons.append(f"family {spec.family} has no GGUF mapping here, supported are {', '.join(FAMILIES)}")
+            reasons.append(f"no GGUF mapping for family {spec.family}, supported are {', '.join(FAMILIES)}")
         if spec.head_dim % 2:
             reasons.append(f"head_dim is {spec.head_dim}, llama.cpp rotates pairs of features")
         return reasons
@@ -71,7 +72,7 @@ def _write_tensors(writer: GGUFWriter, checkpoint: Checkpoint, options: WriteOpt
         )
     factors = None
     if checkpoint.spec.rope.kind == "llama3":
-        factors = rope_factors(checkpoint.spec.rope, checkpoint.spec.head_dim)
+        factors = llama3_divisors(checkpoint.spec.rope, checkpoint.spec.head_dim).astype(np.float32)
         writer.add_tensor_info(ROPE_FACTORS, factors.shape, factors.dtype, factors.nbytes)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -44,7 +44,7 @@ def ggml_type(record: TensorRecord) -> GGMLQuantizationType:
 def stored_bytes(record: TensorRecord) -> int:
     block, block_bytes = GGML_QUANT_SIZES[ggml_type(record)]
     count = int(np.prod(record.shape, dtype=np.int64))
-    return count // block * block_bytes
+    return count // int(block) * int(block_bytes)
 
 
 def packed_pieces(tensor: PackedTensor, target: GGMLQuantizationType, rows: Index | None) -> Iterator[Bytes]:
@@ -64,7 +64,8 @@ def packed_pieces(tensor: PackedTensor, target: GGMLQuantizationType, rows: Inde
 def q4_0_blocks(packed: Bytes, scales: npt.NDArray[np.float16]) -> Bytes:
     """Packed nibbles [rows, columns / 2] and scales [rows, columns / 32] -> blocks [rows * columns / 32, 18]."""
     words = np.ascontiguousarray(packed).reshape(-1, GGML_BLOCK // 2).view(np.uint64)
-    first, second = words[:, 0].copy(), words[:, 1].copy()  # features 0..15 and 16..31, neighbours share a byte
+    # features 0..15 and 16..31, neighbours in one byte
+    first, second = words[:, 0].copy(), words[:, 1].copy()
     even = (first & _LOW) | ((second & _LOW) << _FOUR)
     odd = ((first >> _FOUR) & _LOW) | (second & _HIGH)
     pairs = odd.view(np.uint8).astype("<u2")

@@ -54,7 +54,9 @@ def sentencepiece_scores(
     known = set(tokens)
     missing = [f"<0x{byte:02X}>" for byte in range(256) if f"<0x{byte:02X}>" not in known]
     if missing:
-        raise UnsupportedModel(f"a byte_fallback vocabulary needs all 256 byte tokens, {missing[0]} is missing")
+        raise UnsupportedModel(
+            f"a byte_fallback vocabulary needs all 256 byte tokens, {missing[0]} is missing"
+        )
     for token, kind in zip(tokens, types, strict=True):
         if kind is TokenType.NORMAL:
             _check_closed(token, known, rank)

@@ -6,14 +6,12 @@ rotates halves, so the rows of q and k, and their biases, are reordered per head
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from edgeport.export.families.decoder import EMBEDDING, FINAL_NORM, HEAD, DecoderSpec, RopeSpec
+from edgeport.export.families.decoder import EMBEDDING, FINAL_NORM, HEAD, DecoderSpec
 from edgeport.export.formats.gguf_blocks import Index
 
 ROPE_FACTORS = "rope_freqs.weight"
@@ -46,9 +44,8 @@ def architecture(spec: DecoderSpec) -> str:
 
     `qwen2` there has no rope factors and wants heads * head_dim == hidden_size; `llama` takes the biases too.
     """
-    if spec.family == "qwen2" and spec.heads * spec.head_dim == spec.hidden_size and spec.rope.kind != "llama3":
-        return "qwen2"
-    return "llama"
+    whole = spec.heads * spec.head_dim == spec.hidden_size
+    return "qwen2" if spec.family == "qwen2" and whole and spec.rope.kind != "llama3" else "llama"
 
 
 def gguf_tensors(spec: DecoderSpec) -> Iterator[GgufTensor]:
@@ -76,21 +73,3 @@ def interleaved_rows(heads: int, head_dim: int) -> Index:
     """Row order that puts feature i and i + head_dim / 2 of each head side by side."""
     order = np.arange(heads * head_dim, dtype=np.intp).reshape(heads, 2, head_dim // 2)
     return order.swapaxes(1, 2).reshape(-1)
-
-
-def rope_factors(rope: RopeSpec, head_dim: int) -> npt.NDArray[np.float32]:
-    """Llama 3.1's divisors of the rotary frequencies [head_dim / 2] (its model card; transformers' "llama3" rope)."""
-    long_wave = rope.original_context_length / rope.low_freq_factor
-    short_wave = rope.original_context_length / rope.high_freq_factor
-    factors = []
-    for index in range(0, head_dim, 2):
-        wave = 2 * math.pi * rope.theta ** (index / head_dim)
-        if wave < short_wave:
-            factors.append(1.0)
-        elif wave > long_wave:
-            factors.append(rope.factor)
-        else:
-            span = rope.high_freq_factor - rope.low_freq_factor
-            smooth = (rope.original_context_length / wave - rope.low_freq_factor) / span
-            factors.append(1 / ((1 - smooth) / rope.factor + smooth))
-    return np.array(factors, dtype=np.float32)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ def read_tokenizer(directory: Path, vocab_size: int) -> GgufTokenizer:
         types=types,
         scores=sentencepiece_scores(tokens, types, merges) if sentencepiece else (),
         merges=() if sentencepiece else tuple(" ".join(pair) for pair in merges),
-        special_ids=_special_ids(directory, {text: index for index, text in enumerate(tokens)}, prefix, suffix),
+        special_ids=_special_ids(directory, tokens, prefix, suffix),
         add_bos=bool(prefix),
         add_eos=bool(suffix),
         add_space_prefix=sentencepiece and space_prefix(document),
@@ -83,8 +83,8 @@ def add_tokenizer(writer: GGUFWriter, tokenizer: GgufTokenizer) -> None:
     if tokenizer.model == "llama":
         writer.add_add_space_prefix(tokenizer.add_space_prefix)
     for name, template in tokenizer.chat_templates.items():
-        key = Keys.Tokenizer.CHAT_TEMPLATE
-        writer.add_string(key if name == "default" else Keys.Tokenizer.CHAT_TEMPLATE_N.format(name=name), template)
+        named = Keys.Tokenizer.CHAT_TEMPLATE_N.format(name=name)
+        writer.add_string(Keys.Tokenizer.CHAT_TEMPLATE if name == "default" else named, template)
     writer.add_array(Keys.Tokenizer.CHAT_TEMPLATES, sorted(set(tokenizer.chat_templates) - {"default"}))
 
 
@@ -118,7 +118,9 @@ def _byte_level_name(document: Mapping[str, Any]) -> str:
     normalizer = document.get("normalizer")
     # llama.cpp does not normalize: NFC is the identity on text that is composed already, as nearly all is
     if normalizer is not None and normalizer.get("type") != "NFC":
-        raise UnsupportedModel(f"llama.cpp has no normalizer {normalizer.get('type')}, supported are none and NFC")
+        raise UnsupportedModel(
+            f"llama.cpp has no normalizer {normalizer.get('type')}, supported are none and NFC"
+        )
     return pre_tokenizer_name(
         document.get("pre_tokenizer"), ignore_merges=bool(document["model"].get("ignore_merges"))
     )
@@ -149,7 +151,9 @@ def _vocabulary(
         types[vocab[unknown]] = TokenType.UNKNOWN
     repeated = [text for text, count in Counter(tokens).items() if count > 1]
     if repeated:
-        raise UnsupportedModel(f"tokenizer.json gives {repeated[0]!r} to two token ids, llama.cpp refuses that")
+        raise UnsupportedModel(
+            f"tokenizer.json gives {repeated[0]!r} to two token ids, llama.cpp refuses that"
+        )
     return tuple(tokens), tuple(types)
 
 
@@ -165,14 +169,17 @@ def _added_around_text(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     return full[:at], full[at + len(plain) :]
 
 
-def _special_ids(directory: Path, ids: Mapping[str, int], prefix: list[int], suffix: list[int]) -> dict[str, int]:
+def _special_ids(
+    directory: Path, tokens: Sequence[str], prefix: list[int], suffix: list[int]
+) -> dict[str, int]:
     """bos, eos, unk, pad by tokenizer_config.json, then special_tokens_map.json, then config.json."""
+    ids = {text: index for index, text in enumerate(tokens)}
     names = [_json(directory / name) for name in ("tokenizer_config.json", "special_tokens_map.json")]
     config, generation = _json(directory / "config.json"), _json(directory / "generation_config.json")
     found: dict[str, int] = {}
     for kind in ("bos", "eos", "unk", "pad"):
         texts = [_content(document.get(f"{kind}_token")) for document in names]
-        by_text = [ids[text] for text in texts if text in ids]
+        by_text = [ids[text] for text in texts if text is not None and text in ids]
         by_id = [index for index in _id_list(config.get(f"{kind}_token_id")) if index < len(ids)]
         if by_text or by_id:
             found[kind] = (by_text + by_id)[0]

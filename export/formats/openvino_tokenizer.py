@@ -58,10 +58,10 @@ class TokenizerConversion:
 def convert(source: Path, target: Path) -> None:
     """Write openvino_tokenizer and openvino_detokenizer (.xml and .bin) of the fast tokenizer in `source`."""
     import openvino
-    from transformers import PreTrainedTokenizerFast
 
     # imported after transformers: convert_tokenizer looks whether that is loaded
     from openvino_tokenizers import convert_tokenizer
+    from transformers import PreTrainedTokenizerFast
 
     tokenizer = PreTrainedTokenizerFast.from_pretrained(source, local_files_only=True)
     models = convert_tokenizer(tokenizer, with_detokenizer=True, skip_special_tokens=True)

@@ -57,7 +57,9 @@ class GgufHeader:
 
     def _value(self, key: str) -> Any:
         if key not in self.metadata:
-            raise ArtifactError(f"{self.path} has no key {key}", hint="the file is damaged or of another kind")
+            raise ArtifactError(
+                f"{self.path} has no key {key}", hint="the file is damaged or of another kind"
+            )
         return self.metadata[key]
 
 
@@ -119,7 +121,8 @@ class _Cursor:
 
     def damaged(self, reason: str) -> ArtifactError:
         return ArtifactError(
-            f"{self.path} is damaged in {self.where}: {reason}", hint="export the model again, or copy the file again"
+            f"{self.path} is damaged in {self.where}: {reason}",
+            hint="export the model again, or copy the file again",
         )
 
 

@@ -48,7 +48,8 @@ def read_weights(path: Path) -> Iterator[tuple[str, Floats]]:
     header = read_header(path)
     for info in header.tensors:
         if info.name not in _DERIVED:
-            yield hugging_face_name(path, info.name), _hugging_face_rows(header, info, _dequantized(path, info))
+            values = _hugging_face_rows(header, info, _dequantized(path, info))
+            yield hugging_face_name(path, info.name), values
 
 
 def dequantized_copy(path: Path, out_path: Path) -> None:
@@ -114,7 +115,9 @@ def _dequantized_pieces(path: Path, info: TensorInfo) -> Iterator[Floats]:
             try:
                 yield np.ascontiguousarray(dequantize(raw, info.type), dtype=np.float32)
             except NotImplementedError as error:
-                raise ArtifactError(f"{path}: tensor {info.name} is {info.type.name}, which cannot be read") from error
+                raise ArtifactError(
+                    f"{path}: tensor {info.name} is {info.type.name}, which cannot be read"
+                ) from error
 
 
 def _write_float_infos(stream: BinaryIO, header: GgufHeader) -> None:

@@ -41,8 +41,10 @@ def check_token_parity(path: Path, tokenizer_directory: Path, lines: Sequence[st
     reference.no_truncation()
     reference.no_padding()
     document = json.loads((tokenizer_directory / "tokenizer.json").read_text(encoding="utf-8"))
-    texts = [*TEXTS, *special_token_texts([token["content"] for token in document.get("added_tokens", ())]), *lines]
-    if (document.get("normalizer") or {}).get("type") == "NFC":  # llama.cpp does not compose: see docs/formats/gguf.md
+    added = [token["content"] for token in document.get("added_tokens", ())]
+    texts = [*TEXTS, *special_token_texts(added), *lines]
+    # llama.cpp does not compose characters: see docs/formats/gguf.md
+    if (document.get("normalizer") or {}).get("type") == "NFC":
         texts = [reference.normalizer.normalize_str(text) for text in texts]
     expected = [item.ids for item in reference.encode_batch(texts, add_special_tokens=True)]
     engine = run_isolated(f"{__name__}:engine_vocabulary", {"path": str(path), "texts": texts})
@@ -68,7 +70,9 @@ def _check_pieces(path: Path, expected: dict[int, bytes], pieces: Sequence[str])
     for index, want in expected.items():
         got = bytes.fromhex(pieces[index]) if index < len(pieces) else None
         if want != got:
-            raise GateFailure(f"{path.name}: token {index} reads {got!r} in llama.cpp, tokenizer.json has {want!r}")
+            raise GateFailure(
+                f"{path.name}: token {index} reads {got!r} in llama.cpp, tokenizer.json has {want!r}"
+            )
 
 
 def expected_pieces(document: dict[str, Any]) -> dict[int, bytes]:
@@ -78,7 +82,9 @@ def expected_pieces(document: dict[str, Any]) -> dict[int, bytes]:
         pieces = {index: _sentencepiece_bytes(text) for text, index in vocab.items()}
     else:
         bytes_of = byte_of_character()
-        pieces = {index: bytes(bytes_of.get(character, 0) for character in text) for text, index in vocab.items()}
+        pieces = {
+            index: bytes(bytes_of.get(character, 0) for character in text) for text, index in vocab.items()
+        }
     pieces.update({token["id"]: token["content"].encode() for token in document.get("added_tokens", ())})
     return pieces
 

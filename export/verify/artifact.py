@@ -1,0 +1,145 @@
+"""Prove an artifact folder: files, weights, tokenizer, logits and text of every container, each in a fresh process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeport.errors import ArtifactError, EdgeportError
+from edgeport.export.checkpoint import weights_id
+from edgeport.export.verify.golden import read_golden
+from edgeport.export.verify.tokens import check_tokens
+from edgeport.manifest import ContainerEntry, Manifest, file_entry, read_manifest
+from edgeport.progress import Progress
+from edgeport.runtimes.isolation import run_isolated
+
+WEIGHTS_NAME = "weights.json"
+"""Digest of every dequantized tensor, by name; the manifest's weights_id is the digest of these."""
+
+EXACT_TOLERANCE = 1e-3
+"""Relative error of logits in the engine's most exact arithmetic: float32 in another order of summation."""
+SHIPPED_TOLERANCE = 0.2
+"""The same as shipped: engines quantize activations to 8 bits, and a random-weight model amplifies that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of a verification: what was checked in which container, the verdict and the numbers behind it."""
+
+    container: str
+    name: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.checks) and all(check.passed for check in self.checks)
+
+    def container_passed(self, format_name: str) -> bool:
+        return all(check.passed for check in self.checks if check.container == format_name)
+
+
+def verify_artifact(directory: Path, *, formats: Sequence[str] = (), progress: Progress) -> Verification:
+    """Check the named containers (all by default). A failed check is a line in the result; it raises only when
+    there is nothing to check: ArtifactError for a missing or unreadable manifest."""
+    manifest = read_manifest(directory)
+    entries = [manifest.container(name) for name in formats] if formats else list(manifest.containers)
+    checks = [_guarded("artifact", "digests", lambda: _check_index(directory, manifest))]
+    expected = _read_digests(directory) if checks[0].passed else {}
+    for entry in entries:
+        with progress.stage(f"verify {entry.format}", total=5) as stage:
+            for name, check in _container_checks(directory, entry, expected).items():
+                checks.append(_guarded(entry.format, name, check))
+                stage.advance(1)
+    return Verification(tuple(checks))
+
+
+def _container_checks(
+    directory: Path, entry: ContainerEntry, expected: Mapping[str, str]
+) -> dict[str, Callable[[], str]]:
+    path = directory / entry.entry_point
+    return {
+        "files": lambda: _check_files(directory, entry),
+        "weights": lambda: _check_weights(entry, path, expected),
+        "tokens": lambda: check_tokens(entry.format, path, read_golden(directory).texts),
+        "logits": lambda: _check_logits(directory, entry, path, exact=True),
+        "text": lambda: _check_logits(directory, entry, path, exact=False),
+    }
+
+
+def _guarded(container: str, name: str, check: Callable[[], str]) -> Check:
+    """A check that raises one of our errors has failed, and the error says why."""
+    try:
+        return Check(container, name, True, check())
+    except EdgeportError as error:
+        return Check(container, name, False, error.message)
+
+
+def _check_index(directory: Path, manifest: Manifest) -> str:
+    digests = _read_digests(directory)
+    found = weights_id(digests)
+    if found != manifest.weights_id:
+        raise ArtifactError(f"{WEIGHTS_NAME} gives weights_id {found[:16]}, the manifest says {manifest.weights_id[:16]}")
+    read_golden(directory)
+    return f"weights_id {found[:16]}, {len(digests)} tensors"
+
+
+def _read_digests(directory: Path) -> dict[str, str]:
+    path = directory / WEIGHTS_NAME
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return {str(name): str(digest) for name, digest in document.items()}
+    except (OSError, ValueError, AttributeError) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}") from error
+
+
+def _check_files(directory: Path, entry: ContainerEntry) -> str:
+    for expected in entry.files:
+        path = directory / expected.path
+        if not path.is_file():
+            raise ArtifactError(f"{expected.path} is missing")
+        found = file_entry(path, directory)
+        if found.size_bytes != expected.size_bytes:
+            raise ArtifactError(f"{expected.path} is {found.size_bytes} bytes, the manifest says {expected.size_bytes}")
+        if found.sha256 != expected.sha256:
+            raise ArtifactError(f"{expected.path} has sha256 {found.sha256[:16]}, the manifest says {expected.sha256[:16]}")
+    return f"{len(entry.files)} files, {entry.size_bytes} bytes"
+
+
+def _check_weights(entry: ContainerEntry, path: Path, expected: Mapping[str, str]) -> str:
+    arguments = {"format_name": entry.format, "entry_point": str(path)}
+    found: dict[str, str] = run_isolated("edgeport.export.verify.container:weight_digests", arguments, timeout_s=None)
+    missing = [name for name in expected if name not in found]
+    extra = [name for name in found if name not in expected]
+    different = [name for name in expected if name in found and found[name] != expected[name]]
+    for label, names in (("missing", missing), ("unexpected", extra), ("different", different)):
+        if names:
+            others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ArtifactError(f"{label} weights: {names[0]}{others}")
+    identity = weights_id(found)
+    if identity != entry.weights_id:
+        raise ArtifactError(f"read back weights_id {identity[:16]}, the manifest says {entry.weights_id[:16]}")
+    return f"{len(found)} tensors read back, weights_id {identity[:16]}"
+
+
+def _check_logits(directory: Path, entry: ContainerEntry, path: Path, *, exact: bool) -> str:
+    arguments = {"format_name": entry.format, "entry_point": str(path), "artifact": str(directory), "exact": exact}
+    found = run_isolated("edgeport.export.verify.container:engine_agreement", arguments, timeout_s=None)
+    error, same_top, text = found["relative_error"], found["same_top"], found["continuation"]
+    tolerance = EXACT_TOLERANCE if exact else SHIPPED_TOLERANCE
+    mode = "exact mode" if exact else "as shipped"
+    if not error <= tolerance:
+        raise ArtifactError(f"logits differ from the dequantized model by {error:.2e} ({mode}, allowed {tolerance:g})")
+    golden = read_golden(directory)
+    if exact and tuple(text) != golden.continuation:
+        agreed = next(at for at, pair in enumerate(zip(text, golden.continuation, strict=False)) if pair[0] != pair[1])
+        # A tie in float32 may fall either way; that shows in the error, which was within tolerance.
+        return f"relative error {error:.1e}, same top token {same_top:.0%}, greedy text differs from token {agreed}"
+    return f"relative error {error:.1e}, same top token {same_top:.0%} ({mode})"

@@ -1,0 +1,53 @@
+"""Check one container. Every function here runs in a child process: engines and readers are native code."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+from edgeport.errors import ArtifactError
+from edgeport.export.checkpoint import tensor_digest
+from edgeport.export.verify.golden import compare, read_golden
+from edgeport.lazy import load
+from edgeport.runtimes.engines import ENGINES
+from edgeport.runtimes.session import Session, SessionOptions
+
+READERS: dict[str, str] = {
+    "gguf": "edgeport.export.verify.read_gguf:read_weights",
+    "onnx": "edgeport.export.verify.read_onnx:read_weights",
+    "openvino": "edgeport.export.verify.read_openvino:read_weights",
+    "safetensors": "edgeport.export.verify.read_safetensors:read_weights",
+}
+"""Independent readers: entry point -> (Hugging Face name, float32 values), one tensor at a time."""
+
+
+def weight_digests(format_name: str, entry_point: str) -> dict[str, str]:
+    """Digest of every weight read back from a container. Raises ArtifactError for a name that comes twice."""
+    digests: dict[str, str] = {}
+    for name, values in load(READERS[format_name], extra="export")(Path(entry_point)):
+        if name in digests:
+            raise ArtifactError(f"{entry_point} holds {name} twice")
+        digests[name] = tensor_digest(values)
+    return digests
+
+
+def engine_agreement(format_name: str, entry_point: str, artifact: str, exact: bool) -> dict[str, Any]:
+    """Agreement with the golden answers in the container's own engine, `exact` in its most exact arithmetic.
+
+    llama.cpp always quantizes activations for quantized weights, so its exact mode is the same file with every tensor
+    dequantized to float32: the bits are proven by the digests, and this proves the metadata and the graph.
+    """
+    golden = read_golden(Path(artifact))
+    options = SessionOptions(context_length=len(golden.prompt) + len(golden.continuation) + 1, exact=exact)
+    with tempfile.TemporaryDirectory(prefix="edgeport-exact-") as folder:
+        path = Path(entry_point)
+        if format_name == "gguf" and exact:
+            path = Path(folder) / "float32.gguf"
+            load("edgeport.export.verify.read_gguf:dequantized_copy")(Path(entry_point), path)
+        session = cast(Session, load(ENGINES[format_name].opener, extra=ENGINES[format_name].extra)(path, options))
+        try:
+            return asdict(compare(session, golden))
+        finally:
+            session.close()
