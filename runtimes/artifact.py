@@ -154,7 +154,7 @@ def choose(containers: Sequence[Container], runtime: str | None) -> tuple[Contai
         )
     best = usable[0]
     skipped = "".join(f"; {reason}" for reason in reasons.values() if reason is not None)
-    return by_format[best], f"{ENGINES[best].name}: {ENGINES[best].why}{skipped}"
+    return by_format[best], f"{ENGINES[best].why}{skipped}"
 
 
 def _preference() -> list[str]:

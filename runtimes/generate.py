@@ -15,6 +15,7 @@ from edgeport.runtimes.text_stream import StopStrings, TextStream
 from edgeport.runtimes.tokenizer import Tokenizer
 
 FinishReason = Literal["stop", "length"]
+DEFAULT_MAX_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +35,12 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class GenerationOptions:
-    """max_tokens: None goes on until the model stops or the context is full."""
+    """max_tokens: None means up to 256, or fewer where the context ends earlier; a number must fit the context.
 
-    max_tokens: int | None = 256
+    stop: the text ends before any of these. ignore_stop_tokens: go on after the model says it is done (for benchmarks).
+    """
+
+    max_tokens: int | None = None
     sampling: Sampling = GREEDY
     stop: tuple[str, ...] = ()
     logprobs: bool = False
@@ -52,10 +56,16 @@ def generate(
 ) -> Iterator[Token]:
     """Append `prompt` to the session and yield tokens as they come; the session then holds all but the last of them.
 
-    Raises RuntimeFailure before any work when prompt and max_tokens do not fit the context: nothing is cut in silence.
-    Stopping early (closing the iterator) leaves the session usable.
+    Raises RuntimeFailure at once when prompt and max_tokens do not fit the context: nothing is cut in silence. Stopping
+    early (closing the iterator) leaves the session usable.
     """
     room = _room(session, prompt, options.max_tokens)
+    return _tokens(session, tokenizer, prompt, options, room)
+
+
+def _tokens(
+    session: Session, tokenizer: Tokenizer, prompt: Sequence[int], options: GenerationOptions, room: int
+) -> Iterator[Token]:
     generator = np.random.default_rng(options.sampling.seed)
     text, stops = TextStream(tokenizer), StopStrings(options.stop)
     seen = list(prompt)
@@ -64,27 +74,25 @@ def generate(
         token = choose(logits, options.sampling, seen, generator)
         logprob = log_probability(logits, token) if options.logprobs else None
         seen.append(token)
-        if tokenizer.is_stop(token) and not options.ignore_stop_tokens:
-            yield Token(token, stops.push(text.finish()) + stops.finish(), logprob, "stop")
-            return
-        piece = stops.push(text.push(token))
-        if stops.found is not None:
-            yield Token(token, piece, logprob, "stop")
-            return
-        if count == room:
+        ended = tokenizer.is_stop(token) and not options.ignore_stop_tokens
+        piece = stops.push("" if ended else text.push(token))
+        last = ended or count == room or stops.found is not None
+        if last:
             piece += stops.push(text.finish()) + stops.finish()
-            yield Token(token, piece, logprob, "stop" if stops.found is not None else "length")
+        yield Token(token, piece, logprob, _reason(ended or stops.found is not None) if last else None)
+        if last:
             return
-        yield Token(token, piece, logprob)
         logits = session.feed([token])[-1]
+
+
+def _reason(stopped: bool) -> FinishReason:
+    return "stop" if stopped else "length"
 
 
 def _room(session: Session, prompt: Sequence[int], max_tokens: int | None) -> int:
     """How many tokens may be generated; the last one is never fed, so it needs no place."""
     free = session.context_length - session.position - len(prompt) + 1
-    if max_tokens is None and free > 0:
-        return free
-    wanted = max_tokens or 1
+    wanted = min(DEFAULT_MAX_TOKENS, max(free, 1)) if max_tokens is None else max_tokens
     if wanted > free:
         need = session.position + len(prompt) + wanted - 1
         raise RuntimeFailure(
