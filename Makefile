@@ -7,7 +7,7 @@ OUT     ?= artifacts/$(notdir $(abspath $(MODEL)))-$(DEVICE)
 FORMATS ?=
 RECIPE  ?=
 PROMPT  ?= def fibonacci(n):
-PYTHON  ?= $(firstword $(shell command -v python3.11 python3))
+PYTHON  ?= $(shell command -v python3.11 || command -v python3)
 
 VENV     := .venv
 READY    := $(VENV)/.edgeport-ready
@@ -31,7 +31,7 @@ help: ## this list
 setup: $(READY) ## make .venv and install everything into it, at the versions of constraints.txt
 
 $(READY): pyproject.toml constraints.txt
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo "edgeport needs Python 3.11 or later; name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@for name in "$$CXX" c++ g++ clang++ true; do command -v "$$name" >/dev/null 2>&1 && break; done; test "$$name" != true || \
 		{ echo "llama-cpp-python is compiled during set-up and there is no C++ compiler here." >&2; \

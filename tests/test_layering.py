@@ -21,10 +21,10 @@ LAZY_NAME = re.compile(r"edgeport(\.\w+)+:\w+")
 # Extras that hold what a layer may import; the spine and devices have none.
 RUNTIME_EXTRAS = ("onnx", "openvino", "gguf", "reference")
 LAYER_EXTRAS = {
-    "edgeport": ("report",),
+    "edgeport": (),
     "devices": (),
     "runtimes": RUNTIME_EXTRAS,
-    "export": (*RUNTIME_EXTRAS, "export", "eval"),
+    "export": (*RUNTIME_EXTRAS, "export", "eval", "engines"),
 }
 
 
