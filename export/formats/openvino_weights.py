@@ -23,6 +23,19 @@ Node = Any
 
 _FLOAT_TYPES = {"f32": ov.Type.f32, "f16": ov.Type.f16, "bf16": ov.Type.bf16}
 
+# The smallest IR with a Convert that is marked as decompression.
+_MARKED = """<net name="marked" version="11"><layers>
+<layer id="0" name="half" type="Parameter" version="opset1"><data shape="1" element_type="f16"/>
+<output><port id="0" precision="FP16"><dim>1</dim></port></output></layer>
+<layer id="1" name="full" type="Convert" version="opset1"><data destination_type="f32"/>
+<rt_info><attribute name="decompression" version="0"/></rt_info>
+<input><port id="0" precision="FP16"><dim>1</dim></port></input>
+<output><port id="1" precision="FP32"><dim>1</dim></port></output></layer>
+<layer id="2" name="result" type="Result" version="opset1">
+<input><port id="0" precision="FP32"><dim>1</dim></port></input></layer>
+</layers><edges><edge from-layer="0" from-port="0" to-layer="1" to-port="0"/>
+<edge from-layer="1" from-port="1" to-layer="2" to-port="0"/></edges></net>"""
+
 
 class WeightNodes:
     """Makes each tensor's constants once. They share memory with the checkpoint: keep this object until the model is saved."""
@@ -31,6 +44,7 @@ class WeightNodes:
         self._checkpoint = checkpoint
         self._kept: list[npt.NDArray[Any]] = []
         self._made: dict[str, Node] = {}
+        self._decompression = _decompression_mark()
 
     def weight(self, name: str) -> Node:
         """A node with the tensor's values as float32 in its own shape; the same node for the same name."""
@@ -63,7 +77,11 @@ class WeightNodes:
 
     def _float(self, tensor: PackedTensor) -> Node:
         constant = self._constant(tensor.payload, tensor.shape, _FLOAT_TYPES[tensor.scheme.kind], tensor.name)
-        return constant if tensor.scheme.kind == "f32" else ops.convert(constant, ov.Type.f32)
+        if tensor.scheme.kind == "f32":
+            return constant
+        widened = ops.convert(constant, ov.Type.f32)
+        widened.set_rt_info(self._decompression, "decompression_0")
+        return widened
 
     def _constant(self, values: npt.NDArray[Any], shape: Sequence[int], kind: Any, name: str) -> Node:
         # bytes, because numpy has neither u4 nor bfloat16; the constant does not own its memory
@@ -72,3 +90,12 @@ class WeightNodes:
         constant = ov.op.Constant(ov.Tensor(memory, list(shape), kind))
         constant.set_friendly_name(name)
         return constant
+
+
+def _decompression_mark() -> Any:
+    """The attribute that keeps a half-precision weight as it is at load time; unmarked, the CPU plug-in folds it to float32.
+
+    Python can hand the attribute on but not make one, so it comes from a model that is read.
+    """
+    model = ov.Core().read_model(_MARKED.encode(), b"")
+    return model.get_results()[0].input_value(0).get_node().get_rt_info()["decompression_0"]

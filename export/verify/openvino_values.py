@@ -23,7 +23,9 @@ def is_weight(node: Node) -> bool:
     kind = node.get_type_name()
     if kind == "Constant":
         return True
-    return kind in _OPERATIONS and all(is_weight(item.get_source_output().get_node()) for item in node.inputs())
+    return kind in _OPERATIONS and all(
+        is_weight(item.get_source_output().get_node()) for item in node.inputs()
+    )
 
 
 def root_constant(node: Node) -> str:

@@ -37,7 +37,9 @@ def read_weights(path: Path) -> Iterator[tuple[str, Floats]]:
     try:
         model = ov.Core().read_model(xml)
     except RuntimeError as error:
-        raise ArtifactError(f"{xml} cannot be read by OpenVINO: {str(error).strip().splitlines()[-1]}") from error
+        raise ArtifactError(
+            f"{xml} cannot be read by OpenVINO: {str(error).strip().splitlines()[-1]}"
+        ) from error
     yield from _Decoder(xml, model).weights()
 
 
@@ -112,7 +114,9 @@ class _Decoder:
         scaled = _input(consumer, 0)
         factors = [source for source in _inputs(scaled) if is_weight(source)]
         if scaled.get_type_name() != "Multiply" or len(factors) != 1:
-            raise ArtifactError(f"{self._xml}: no norm with a weight where {name} belongs ({scaled.get_friendly_name()})")
+            raise ArtifactError(
+                f"{self._xml}: no norm with a weight where {name} belongs ({scaled.get_friendly_name()})"
+            )
         yield name, self._values(factors[0], name).reshape(-1)
 
     def _embedding(self) -> Node:
@@ -145,7 +149,9 @@ class _Decoder:
         others = [source for source, gate in zip(sources, activated, strict=True) if gate is None]
         if len(gates) != 1 or len(others) != 1:
             raise ArtifactError(f"{self._xml}: {prefix}mlp is not silu(gate) * up")
-        return self._back(gates[0], "MatMul", prefix + "gate_proj"), self._back(others[0], "MatMul", prefix + "up_proj")
+        return self._back(gates[0], "MatMul", prefix + "gate_proj"), self._back(
+            others[0], "MatMul", prefix + "up_proj"
+        )
 
     def _downstream(self, start: Node) -> Iterator[Node]:
         """Breadth first over consumers."""
@@ -185,7 +191,9 @@ class _Decoder:
 
     def _values(self, node: Node, name: str) -> Floats:
         if not is_weight(node):
-            raise ArtifactError(f"{self._xml}: {name} is not made from constants ({node.get_friendly_name()})")
+            raise ArtifactError(
+                f"{self._xml}: {name} is not made from constants ({node.get_friendly_name()})"
+            )
         return evaluate(node, f"{self._xml}: {name}")
 
 
