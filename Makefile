@@ -41,11 +41,13 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
 	@touch $@
 
+# A finished artifact in OUT is replaced; any other folder of that name is refused.
 export: $(READY) ## export MODEL for DEVICE into OUT, then eval, bench and report
-	$(EXPORT_COMMAND)
+	$(EXPORT_COMMAND) $$(test -f "$(MANIFEST)" && echo --force)
 	$(EDGEPORT) eval "$(OUT)"
 	$(EDGEPORT) bench "$(OUT)"
 	$(EDGEPORT) report "$(OUT)"
+	@$(EDGEPORT) inspect "$(OUT)"
 
 # run, bench, eval and report export first when OUT holds no finished artifact yet.
 $(MANIFEST): | $(READY)

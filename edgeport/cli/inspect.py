@@ -51,7 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def artifact_text(manifest: Manifest) -> str:
-    """The facts of the whole artifact, then one line per container."""
+    """The facts of the whole artifact, then one line per container with everything that was measured."""
+    from edgeport.runtimes.bench.rows import COLUMNS, container_rows
+
     model, source = manifest.model, manifest.source
     facts = [
         ("artifact", f"{manifest.name}, made {manifest.created}"),
@@ -59,35 +61,19 @@ def artifact_text(manifest: Manifest) -> str:
         ("model", f"{model.family}, {format_count(model.parameters)} parameters, {model.layers} layers"),
         (
             "context",
-            f"{model.context_length} tokens, {format_bytes(model.kv_bytes_per_token)} of KV cache per token",
+            f"{model.context_length} tokens, {format_bytes(model.kv_bytes_per_token)} of KV cache each",
         ),
         ("recipe", f"{manifest.recipe.get('name', UNKNOWN)}, {model.bits_per_weight:.2f} bits per weight"),
         ("device", manifest.device),
         ("weights_id", manifest.weights_id),
     ]
-    headers = ["format", "size", "of source", "bits/weight", "verified", "weights_id", "perplexity", "decode"]
     rows = [
-        [
-            entry.format,
-            format_bytes(entry.size_bytes),
-            f"{entry.size_bytes / source.size_bytes:.0%}" if source.size_bytes else UNKNOWN,
-            f"{8 * entry.size_bytes / model.parameters:.2f}",
-            "yes" if entry.verified else "no",
-            entry.weights_id[:SHOWN_ID_LENGTH],
-            _figure(manifest.quality, entry.format, "perplexity"),
-            _figure(manifest.speed, entry.format, "decode", "median_tokens_per_s", unit=" t/s"),
-        ]
-        for entry in manifest.containers
+        [cell(row) for _, cell in COLUMNS]
+        + ["yes" if row.verified else "no", entry.weights_id[:SHOWN_ID_LENGTH]]
+        for row, entry in zip(container_rows(manifest), manifest.containers, strict=True)
     ]
-    return _facts_text(facts) + "\n\n" + format_table(headers, rows, right={1, 2, 3, 6, 7})
-
-
-def _figure(measured: Mapping[str, Any], *keys: str, unit: str = "") -> str:
-    """A figure that may not have been measured yet."""
-    value: Any = measured
-    for key in keys:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return f"{value:.4g}{unit}" if isinstance(value, (int, float)) else UNKNOWN
+    headers = [title for title, _ in COLUMNS] + ["verified", "weights_id"]
+    return _facts_text(facts) + "\n\n" + format_table(headers, rows, right=range(1, len(COLUMNS)))
 
 
 def model_document(path: Path) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def calls(directory: Path) -> list[str]:
     return (directory / "calls.txt").read_text().splitlines()
 
 
-def test_export_runs_all_four_steps_in_order(checkout: Path) -> None:
+def test_export_runs_every_step_in_order(checkout: Path) -> None:
     assert make(checkout, "-j4", "export", "DEVICE=laptop").returncode == 0
     out = "[artifacts/reference-laptop]"
     expected = [
@@ -58,6 +58,7 @@ def test_export_runs_all_four_steps_in_order(checkout: Path) -> None:
         f"eval {out}",
         f"bench {out}",
         f"report {out}",
+        f"inspect {out}",
     ]
     assert calls(checkout) == expected
 
@@ -89,6 +90,18 @@ def test_run_does_not_export_again(checkout: Path) -> None:
     (checkout / "artifacts" / "reference-edge" / "manifest.json").touch()
     assert make(checkout, "run").returncode == 0
     assert [line.split()[0] for line in calls(checkout)] == ["run"]
+
+
+def test_a_second_export_replaces_an_artifact_and_nothing_else(checkout: Path) -> None:
+    out = checkout / "artifacts" / "reference-edge"
+    out.mkdir(parents=True)
+    assert make(checkout, "export").returncode == 0
+    (out / "manifest.json").touch()
+    assert make(checkout, "export").returncode == 0
+    assert [line.endswith("[--force]") for line in calls(checkout) if line.startswith("export")] == [
+        False,
+        True,
+    ]
 
 
 def test_a_second_run_adds_less_than_a_second(checkout: Path) -> None:
