@@ -14,6 +14,8 @@ READY    := $(VENV)/.edgeport-ready
 BIN      := $(VENV)/bin
 EDGEPORT := $(BIN)/edgeport
 MANIFEST  = $(OUT)/manifest.json
+space    := $(subst ,, )
+ARTIFACT  = $(subst $(space),\$(space),$(MANIFEST))
 
 EXPORT_COMMAND = $(EDGEPORT) export "$(MODEL)" --device "$(DEVICE)" -o "$(OUT)" \
 	$(if $(FORMATS),--format "$(FORMATS)") $(if $(RECIPE),--recipe "$(RECIPE)")
@@ -21,6 +23,7 @@ EXPORT_COMMAND = $(EDGEPORT) export "$(MODEL)" --device "$(DEVICE)" -o "$(OUT)" 
 .PHONY: help setup export run bench eval report test test-all lint types docs clean peers
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
+.PRECIOUS: $(ARTIFACT)
 .SUFFIXES:
 
 help: ## this list
@@ -50,20 +53,20 @@ export: $(READY) ## export MODEL for DEVICE into OUT, then eval, bench and repor
 	@$(EDGEPORT) inspect "$(OUT)"
 
 # run, bench, eval and report export first when OUT holds no finished artifact yet.
-$(MANIFEST): | $(READY)
+$(ARTIFACT): | $(READY)
 	$(EXPORT_COMMAND)
 
-run: $(READY) $(MANIFEST) ## continue PROMPT with the artifact in OUT
+run: $(READY) $(ARTIFACT) ## continue PROMPT with the artifact in OUT
 	$(EDGEPORT) run "$(OUT)" "$$PROMPT"
 run: export PROMPT := $(PROMPT)
 
-bench: $(READY) $(MANIFEST) ## measure speed and memory of OUT in each runtime
+bench: $(READY) $(ARTIFACT) ## measure speed and memory of OUT in each runtime
 	$(EDGEPORT) bench "$(OUT)"
 
-eval: $(READY) $(MANIFEST) ## measure quality of OUT against its source in each runtime
+eval: $(READY) $(ARTIFACT) ## measure quality of OUT against its source in each runtime
 	$(EDGEPORT) eval "$(OUT)"
 
-report: $(READY) $(MANIFEST) ## write OUT/report.html
+report: $(READY) $(ARTIFACT) ## write OUT/report.html
 	$(EDGEPORT) report "$(OUT)"
 
 test: $(READY) ## every test but the slow ones

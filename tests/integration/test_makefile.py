@@ -85,10 +85,11 @@ def test_run_exports_first_when_there_is_no_artifact(checkout: Path) -> None:
     assert calls(checkout)[1] == f"run [artifacts/reference-edge] [{prompt}]"
 
 
-def test_run_does_not_export_again(checkout: Path) -> None:
-    (checkout / "artifacts" / "reference-edge").mkdir(parents=True)
-    (checkout / "artifacts" / "reference-edge" / "manifest.json").touch()
-    assert make(checkout, "run").returncode == 0
+@pytest.mark.parametrize("out", ["artifacts/reference-edge", "out dir"])
+def test_run_does_not_export_again(checkout: Path, out: str) -> None:
+    (checkout / out).mkdir(parents=True)
+    (checkout / out / "manifest.json").touch()
+    assert make(checkout, "run", f"OUT={out}").returncode == 0
     assert [line.split()[0] for line in calls(checkout)] == ["run"]
 
 
