@@ -64,12 +64,16 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class SourceFacts:
-    """Where the weights came from; `fingerprint` is the sha256 over config, tokenizer and weight files."""
+    """Where the weights came from; `fingerprint` identifies config, tokenizer and weight files.
+
+    `location` is the folder or hub id as the user gave it, so that eval finds the source again.
+    """
 
     name: str
     fingerprint: str
     size_bytes: int
     dtype: str
+    location: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ class SourceModel:
     """A checked model folder. `weights` maps names to memory-mapped arrays; nothing is in memory yet."""
 
     directory: Path
+    location: str
     name: str
     spec: DecoderSpec
     weights: SafetensorsFolder
@@ -43,7 +44,7 @@ class SourceModel:
     def facts(self) -> SourceFacts:
         dtypes = Counter(self.weights.entry(item.name).dtype for item in self.spec.tensors())
         size_bytes = sum(self.weights.entry(item.name).stop - self.weights.entry(item.name).start for item in self.spec.tensors())
-        return SourceFacts(self.name, self.fingerprint(), size_bytes, dtypes.most_common(1)[0][0].lower())
+        return SourceFacts(self.name, self.fingerprint(), size_bytes, dtypes.most_common(1)[0][0].lower(), self.location)
 
     def fingerprint(self) -> str:
         """sha256 over the side files and, per weight file, its header, its size and 64 sampled pieces of 64 KiB.
@@ -82,7 +83,7 @@ def open_source(model: str) -> SourceModel:
         raise UsageError(f"{config_path} is not JSON: {error}") from error
     spec = read_spec(config)
     weights = SafetensorsFolder(directory)
-    source = SourceModel(directory, directory.resolve().name, spec, weights)
+    source = SourceModel(directory, model, directory.resolve().name, spec, weights)
     _check_tensors(source)
     if not (directory / "tokenizer.json").is_file():
         raise UnsupportedModel(

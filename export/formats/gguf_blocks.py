@@ -49,8 +49,8 @@ def stored_bytes(record: TensorRecord) -> int:
 
 def packed_pieces(tensor: PackedTensor, target: GGMLQuantizationType, rows: Index | None) -> Iterator[Bytes]:
     """The tensor's bytes in file order, a few rows at a time; `rows` is the row order, None for its own."""
-    payload = tensor.payload if tensor.payload.ndim > 1 else tensor.payload[None, :]
-    step = max(1, PIECE_BYTES // max(1, payload[0].nbytes))
+    payload = tensor.payload if tensor.payload.ndim > 1 else tensor.payload[:, None]
+    step = max(1, PIECE_BYTES // payload[0].nbytes)
     for start in range(0, payload.shape[0], step):
         select: Any = slice(start, start + step) if rows is None else rows[start : start + step]
         if tensor.scales is None:

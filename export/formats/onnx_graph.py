@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 from edgeport.export.checkpoint import Checkpoint, PackedTensor
 from edgeport.export.families.decoder import EMBEDDING, FINAL_NORM, HEAD
 from edgeport.export.formats.onnx_weights import ExternalData
-from edgeport.export.formats.rope import cosine_tables
+from edgeport.export.formats.rope import inverse_frequencies
 
 _CONTRIB = "com.microsoft"
 _OPSET, _CONTRIB_OPSET, _IR_VERSION = 21, 1, 10
@@ -221,9 +221,17 @@ class DecoderGraph:
         self._node("Cast", ["total_length_scalar"], ["total_sequence_length"], to=TensorProto.INT32)
 
     def _rotary_tables(self) -> None:
-        cosines, sines = cosine_tables(self._spec.rope, self._spec.head_dim, self._spec.context_length)
-        self._data.add("cos_cache", [cosines], cosines.shape)
-        self._data.add("sin_cache", [sines], sines.shape)
+        """Positions times frequencies, all constant: onnxruntime folds the tables when it loads, the file stays small."""
+        frequencies = inverse_frequencies(self._spec.rope, self._spec.head_dim).astype(np.float32)
+        bounds = np.array([0, self._spec.context_length, 1], dtype=np.float32)
+        names = [self._data.add(f"rope.{name}", [bounds[at]], []) for at, name in enumerate(("start", "limit", "step"))]
+        self._data.add("rope.frequencies", [frequencies], [1, frequencies.size])
+        self._data.add("rope.column", [np.array([1], dtype=np.int64)], [1])
+        self._node("Range", names, ["rope.positions"])
+        self._node("Unsqueeze", ["rope.positions", "rope.column"], ["rope.position_column"])
+        self._node("Mul", ["rope.position_column", "rope.frequencies"], ["rope.angles"])
+        self._node("Cos", ["rope.angles"], ["cos_cache"])
+        self._node("Sin", ["rope.angles"], ["sin_cache"])
 
     def _cache_shapes(self, length: str) -> list[str | int]:
         return ["batch_size", self._spec.kv_heads, length, self._spec.head_dim]

@@ -26,19 +26,23 @@ class OpenVinoFormat:
 
     def reasons_against(self, spec: DecoderSpec, schemes: Sequence[TensorScheme]) -> list[str]:
         if spec.head_dim % 2:
-            return [f"head_dim {spec.head_dim} is odd"]
+            return [f"head_dim {spec.head_dim} is odd, rotary embeddings turn pairs"]
         return []
 
     def write(self, checkpoint: Checkpoint, directory: Path, options: WriteOptions) -> Path:
         path = directory / "openvino_model.xml"
-        with (
-            options.progress.stage("pack openvino"),
-            TokenizerConversion(checkpoint.source_directory, directory),
-        ):
-            builder = DecoderModel(checkpoint)
-            model = builder.build(options.name)
-            model.set_rt_info(checkpoint.weights_id, ["edgeport", "weights_id"])
-            ov.save_model(model, path, compress_to_fp16=False)
+        with options.progress.stage("pack openvino"), TokenizerConversion(checkpoint.source_directory, directory):
+            write_model(checkpoint, path, options.name)
             shutil.copyfile(checkpoint.source_directory / "config.json", directory / "config.json")
             copy_tokenizer(checkpoint.source_directory, directory)
         return path
+
+
+def write_model(checkpoint: Checkpoint, path: Path, name: str) -> None:
+    """Write `path` (.xml) and the .bin beside it. The bytes go from the checkpoint's memory map to the file."""
+    builder = DecoderModel(checkpoint)
+    model = builder.build(name)
+    model.set_rt_info(checkpoint.weights_id, ["edgeport", "weights_id"])
+    ov.save_model(model, path, compress_to_fp16=False)
+    for tensor in checkpoint.names():
+        checkpoint.release(tensor)

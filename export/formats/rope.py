@@ -29,15 +29,3 @@ def llama3_divisors(rope: RopeSpec, head_dim: int) -> npt.NDArray[np.float64]:
     mixed = 1.0 / ((1 - smooth) / rope.factor + smooth)
     divisors = np.where(turns < rope.low_freq_factor, rope.factor, np.where(turns > rope.high_freq_factor, 1.0, mixed))
     return np.asarray(divisors, dtype=np.float64)
-
-
-def cosine_tables(
-    rope: RopeSpec, head_dim: int, positions: int
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Cosines and sines, each [positions, head_dim / 2] float32.
-
-    Angles are float32 products, as transformers computes them, so that long positions round the same way.
-    """
-    frequencies = inverse_frequencies(rope, head_dim).astype(np.float32)
-    angles = np.arange(positions, dtype=np.float32)[:, None] * frequencies[None, :]
-    return np.cos(angles), np.sin(angles)

@@ -15,6 +15,7 @@ from edgeport.errors import ArtifactError
 Floats = npt.NDArray[np.float32]
 Node = Any
 
+_PLAIN: dict[str, npt.DTypeLike] = {"u8": np.uint8, "i8": np.int8, "f16": np.float16, "f32": np.float32}
 _OPERATIONS = ("Convert", "Subtract", "Multiply", "Reshape")
 
 
@@ -68,16 +69,18 @@ def _rounded(values: Floats, node: Node, purpose: str) -> Floats:
 def _unpack(node: Node, purpose: str) -> Floats:
     """A constant's elements, flat, as a fresh float32 array."""
     kind = node.get_element_type().get_type_name()
-    memory = node.data.reshape(-1).view(np.uint8)
+    memory: npt.NDArray[np.uint8] = node.data.reshape(-1).view(np.uint8)
     if kind in ("u4", "i4"):
         nibbles = np.empty(memory.size * 2, dtype=np.uint8)
         nibbles[0::2] = memory & 15
         nibbles[1::2] = memory >> 4
-        codes = nibbles[: int(np.prod(node.output(0).get_shape(), dtype=np.int64))].astype(np.float32)
-        return codes if kind == "u4" else np.where(codes > 7, codes - 16, codes)
+        codes: Floats = nibbles[: int(np.prod(node.output(0).get_shape(), dtype=np.int64))].astype(np.float32)
+        if kind == "i4":
+            codes[codes > 7] -= 16
+        return codes
     if kind == "bf16":
         return (memory.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-    plain = {"u8": np.uint8, "i8": np.int8, "f16": np.float16, "f32": np.float32}
-    if kind not in plain:
-        raise ArtifactError(f"{purpose} is stored as {kind}, which no exporter of this project writes")
-    return memory.view(plain[kind]).astype(np.float32)
+    if kind not in _PLAIN:
+        raise ArtifactError(f"{purpose} is stored as {kind}, expected u4, i4, bf16, {', '.join(_PLAIN)}")
+    plain: Floats = memory.view(_PLAIN[kind]).astype(np.float32)
+    return plain
