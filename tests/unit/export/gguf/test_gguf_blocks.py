@@ -84,6 +84,7 @@ def test_floats_are_copied_and_vectors_become_f32(kind: str, dtype: type) -> Non
     vector = PackedTensor("b", (40,), TensorScheme(kind), values[0])
     assert ggml_type(record(vector)) is GGMLQuantizationType.F32
     assert pieces(vector) == values[0].astype(np.float32).tobytes()
+    assert pieces(vector, np.arange(40)[::-1]) == values[0, ::-1].astype(np.float32).tobytes()
 
 
 @pytest.mark.parametrize("scheme", [TensorScheme("int4", 32), TensorScheme("int8", 128), TensorScheme("bf16")])
