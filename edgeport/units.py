@@ -18,7 +18,9 @@ def parse_bytes(text: str) -> int:
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
     unit = match.group(2).upper() if match else ""
     if match is None or unit not in _BYTE_UNITS:
-        raise UsageError(f"not a size: {text!r}", hint="write a number with B, KB, MB, GB, KiB, MiB or GiB: 300MB, 4GiB")
+        raise UsageError(
+            f"not a size: {text!r}", hint="write a number with B, KB, MB, GB, KiB, MiB or GiB: 300MB, 4GiB"
+        )
     return int(float(match.group(1)) * _BYTE_UNITS[unit])
 
 
@@ -27,17 +29,22 @@ def format_bytes(count: float) -> str:
     size = float(count)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(size) < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}" if size < 1000 else f"{size:.0f} {unit}"
+            return f"{_three_digits(size)} {unit}"
         size /= 1024
-    return f"{size:.3g} TiB"
+    return f"{_three_digits(size)} TiB"
 
 
 def format_count(count: float) -> str:
     """Parameters and tokens the way the field writes them: `494M`, `1.24B`."""
     for limit, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
         if abs(count) >= limit:
-            return f"{count / limit:.3g}{unit}"
+            return f"{_three_digits(count / limit)}{unit}"
     return f"{count:.0f}"
+
+
+def _three_digits(value: float) -> str:
+    """`1.46`, `494`, `1012`: never an exponent, which `:.3g` alone gives from 999.5 on."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def format_seconds(seconds: float) -> str:
