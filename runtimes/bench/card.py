@@ -68,18 +68,22 @@ def card(manifest: Manifest) -> str:
 
 
 def _head(manifest: Manifest) -> str:
-    """JSON strings are YAML strings: a name with quotes or colons cannot break the head."""
     lines = [
         "---",
-        f"base_model: {json.dumps(manifest.source.name)}",
+        f"base_model: {_quoted(manifest.source.name)}",
         "base_model_relation: quantized",
         "pipeline_tag: text-generation",
         "tags:",
         "- edgeport",
-        *(f"- {json.dumps(entry.format)}" for entry in manifest.containers),
+        *(f"- {_quoted(entry.format)}" for entry in manifest.containers),
         "---",
     ]
     return "\n".join(lines)
+
+
+def _quoted(text: str) -> str:
+    """A JSON string is a YAML string: a name with quotes or colons cannot break the head, nor can a tag slip in."""
+    return json.dumps(text).replace("<", "\\u003c")
 
 
 def _machine(manifest: Manifest) -> str:

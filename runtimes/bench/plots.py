@@ -48,9 +48,8 @@ def scatter(points: Sequence[Point], *, title: str, x_title: str, y_title: str) 
         parts.append(_text(left - 6, y_axis.at(value) + 4, tick_label(value, y_ticks), anchor="end"))
     for value in x_ticks:
         parts.append(_line(x_axis.at(value), height - bottom, x_axis.at(value), height - bottom + 4, "grid"))
-        parts.append(
-            _text(x_axis.at(value), height - bottom + 16, tick_label(value, x_ticks), anchor="middle")
-        )
+        anchor, x = ("end", WIDTH) if value == x_ticks[-1] else ("middle", x_axis.at(value))
+        parts.append(_text(x, height - bottom + 16, tick_label(value, x_ticks), anchor=anchor))
     parts.append(_text((left + WIDTH - right) / 2, height - 8, x_title, anchor="middle"))
     parts.append(_text(4, 12, y_title, anchor="start"))
     places = [(x_axis.at(point.x), y_axis.at(point.y)) for point in points]
@@ -93,7 +92,9 @@ def bar_value(item: Bar) -> str:
 def ticks(low: float, high: float, *, from_zero: bool = False) -> list[float]:
     """Three to six round numbers that enclose the data: 1, 2 or 5 times a power of ten apart."""
     low = min(0.0, low) if from_zero else low
-    span = (high - low) or abs(high) * 0.1 or 1.0
+    span = high - low
+    if span <= 1e-9 * max(abs(low), abs(high), 1e-3):  # one value, give or take rounding
+        span = abs(high) * 0.1 or 1.0
     raw = span / 4
     magnitude = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * magnitude for factor in (1, 2, 5, 10) if factor * magnitude >= raw * 0.999)

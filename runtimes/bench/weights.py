@@ -11,7 +11,7 @@ import json
 import mmap
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -21,6 +21,8 @@ from edgeport.errors import ArtifactError
 
 EMBEDDING = re.compile(r"embed_tokens|token_embd|\bwte\b")
 HEAD = re.compile(r"lm_head|^output\.weight$")
+LONGEST_NAME = 1 << 16
+LONGEST_SAFETENSORS_HEADER = 100_000_000
 ROTARY_TABLE = re.compile(r"(cos|sin)_cache|rope_freqs|rotary")
 
 
@@ -45,16 +47,18 @@ def read_tensors(format_name: str, entry_point: Path) -> tuple[StoredTensor, ...
         raise ArtifactError(f"the tensor list of {entry_point} cannot be read: {error}") from error
 
 
-def bytes_read_per_token(tensors: tuple[StoredTensor, ...]) -> int:
+def bytes_read_per_token(tensors: Iterable[StoredTensor]) -> int:
     """Weights that decoding one token has to read: all but lookup tables, of which it reads one row.
 
-    The embedding counts in full when it is also the head (no tensor of the head's own). A row of a table is left out:
-    it is a thousandth of a percent.
+    The embedding counts in full when it is also the head: no tensor of the head's own, or one over the same bytes. The
+    row of a lookup table is left out; it is a thousandth of a percent.
     """
-    has_head = any(HEAD.search(tensor.name) for tensor in tensors)
+    stored = tuple(tensors)
+    embedding = {tensor.place for tensor in stored if EMBEDDING.search(tensor.name)}
+    has_own_head = any(HEAD.search(tensor.name) and tensor.place not in embedding for tensor in stored)
     places: dict[str, int] = {}
-    for tensor in tensors:
-        is_lookup = ROTARY_TABLE.search(tensor.name) or (has_head and EMBEDDING.search(tensor.name))
+    for tensor in stored:
+        is_lookup = ROTARY_TABLE.search(tensor.name) or (has_own_head and tensor.place in embedding)
         if not is_lookup:
             places[tensor.place] = max(places.get(tensor.place, 0), tensor.size_bytes)
     return sum(places.values())
@@ -117,7 +121,15 @@ def _gguf_value(stream: BinaryIO, kind: int) -> int | None:
 
 
 def _gguf_string(stream: BinaryIO) -> str:
-    return stream.read(_number(stream, "<Q")).decode("utf-8", errors="replace")
+    return _piece(stream, LONGEST_NAME).decode("utf-8", errors="replace")
+
+
+def _piece(stream: BinaryIO, limit: int) -> bytes:
+    """Bytes after their length; a damaged length must not ask for the memory it claims."""
+    length = _number(stream, "<Q")
+    if length > limit:
+        raise ValueError(f"a length of {length} bytes, at most {limit} are possible")
+    return stream.read(length)
 
 
 def _number(stream: BinaryIO, layout: str) -> int:
@@ -195,10 +207,10 @@ def _openvino(path: Path) -> Iterator[StoredTensor]:
 
 
 def _safetensors(path: Path) -> Iterator[StoredTensor]:
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
-    for file in files:
+    folder = path if path.is_dir() else path.parent
+    for file in [path] if path.suffix == ".safetensors" else sorted(folder.glob("*.safetensors")):
         with file.open("rb") as stream:
-            header = json.loads(stream.read(_number(stream, "<Q")))
+            header = json.loads(_piece(stream, LONGEST_SAFETENSORS_HEADER))
         for name, entry in header.items():
             if name != "__metadata__":
                 first, last = entry["data_offsets"]
