@@ -5,6 +5,7 @@ The head is what model hubs read: https://huggingface.co/docs/hub/model-cards (b
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -106,6 +107,6 @@ def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str
 
 def _inline(text: str) -> str:
     """One line that is neither markup nor a table border."""
-    for character in "\\`*_[]<>|":
+    for character in "\\`*_[]|":
         text = text.replace(character, "\\" + character)
-    return " ".join(text.split())
+    return " ".join(html.escape(text, quote=False).split())

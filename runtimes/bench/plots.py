@@ -92,10 +92,10 @@ def bar_value(item: Bar) -> str:
 def ticks(low: float, high: float, *, from_zero: bool = False) -> list[float]:
     """Three to six round numbers that enclose the data: 1, 2 or 5 times a power of ten apart."""
     low = min(0.0, low) if from_zero else low
-    span = high - low
-    if span <= 1e-9 * max(abs(low), abs(high), 1e-3):  # one value, give or take rounding
-        span = abs(high) * 0.1 or 1.0
-    raw = span / 4
+    if high - low <= 1e-9 * max(abs(low), abs(high), 1e-3):  # one value, give or take rounding
+        half = 0.05 * abs(high) if abs(high) > 1e-3 else 0.5
+        low, high = low - half, high + half
+    raw = (high - low) / 4
     magnitude = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * magnitude for factor in (1, 2, 5, 10) if factor * magnitude >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
