@@ -76,7 +76,9 @@ def test_a_tensor_larger_than_one_piece_is_whole() -> None:
     assert np.array_equal(gguf.dequantize(raw, GGMLQuantizationType.Q4_0), tensor.dequantize())
 
 
-@pytest.mark.parametrize(("kind", "dtype"), [("bf16", ml_dtypes.bfloat16), ("f16", np.float16), ("f32", np.float32)])
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("bf16", ml_dtypes.bfloat16), ("f16", np.float16), ("f32", np.float32)]
+)
 def test_floats_are_copied_and_vectors_become_f32(kind: str, dtype: type) -> None:
     values = np.random.default_rng(4).normal(size=(6, 40)).astype(dtype)
     matrix = PackedTensor("w", (6, 40), TensorScheme(kind), values)
@@ -87,7 +89,9 @@ def test_floats_are_copied_and_vectors_become_f32(kind: str, dtype: type) -> Non
     assert pieces(vector, np.arange(40)[::-1]) == values[0, ::-1].astype(np.float32).tobytes()
 
 
-@pytest.mark.parametrize("scheme", [TensorScheme("int4", 32), TensorScheme("int8", 128), TensorScheme("bf16")])
+@pytest.mark.parametrize(
+    "scheme", [TensorScheme("int4", 32), TensorScheme("int8", 128), TensorScheme("bf16")]
+)
 def test_planned_size_is_the_written_size(scheme: TensorScheme) -> None:
     values = np.zeros((ROWS, COLUMNS), dtype=ml_dtypes.bfloat16)
     tensor = packed(scheme) if scheme.is_quantized else PackedTensor("w", (ROWS, COLUMNS), scheme, values)

@@ -18,7 +18,16 @@ from edgeport.export.formats import gguf_tensors
 from edgeport.export.verify.gguf_header import read_header
 from edgeport.export.verify.read_gguf import dequantized_copy, read_weights
 
-SCHEMES = ["int4-g32", "int4-g64", "int4-g128", "int8-g32", "int4-g32 int8-g32 int8-g64", "bf16", "f16", "f32"]
+SCHEMES = [
+    "int4-g32",
+    "int4-g64",
+    "int4-g128",
+    "int8-g32",
+    "int4-g32 int8-g32 int8-g64",
+    "bf16",
+    "f16",
+    "f32",
+]
 
 
 @pytest.fixture(params=["tiny_llama_dir", "tiny_qwen2_dir"])
@@ -65,7 +74,9 @@ def test_metadata_is_what_the_model_says(tiny_qwen2_dir, export) -> None:
 def test_own_header_agrees_with_the_gguf_package(tiny_llama_dir, export) -> None:
     path = export(tiny_llama_dir, "int4-g32").path
     reader, header = GGUFReader(path), read_header(path)
-    theirs = [(t.name, tuple(reversed(t.shape.tolist())), t.tensor_type, t.data_offset) for t in reader.tensors]
+    theirs = [
+        (t.name, tuple(reversed(t.shape.tolist())), t.tensor_type, t.data_offset) for t in reader.tensors
+    ]
     assert [(t.name, t.shape, t.type, t.start) for t in header.tensors] == theirs
     own = {key: value for key, value in header.metadata.items() if isinstance(value, (str, int, float))}
     assert own == {key: reader.fields[key].contents() for key in own}
@@ -136,7 +147,9 @@ def test_a_missing_permutation_reads_as_another_weight(
     monkeypatch.setattr(gguf_tensors, "interleaved_rows", lambda heads, head_dim: np.arange(heads * head_dim))
     checkpoint = checkpoint_of(tiny_llama_dir, "int4-g32", tmp_path / "checkpoint")
     found = dict(read_weights(pack(checkpoint, tmp_path / "gguf")))
-    different = {n for n, values in found.items() if not np.array_equal(values, checkpoint.tensor(n).dequantize())}
+    different = {
+        n for n, values in found.items() if not np.array_equal(values, checkpoint.tensor(n).dequantize())
+    }
     assert different == {f"model.layers.{layer}.self_attn.{x}_proj.weight" for layer in (0, 1) for x in "qk"}
 
 
@@ -148,7 +161,9 @@ def test_the_float_copy_holds_the_same_weights(model, export, tmp_path) -> None:
     assert {item.type for item in header.tensors} == {GGMLQuantizationType.F32}
     assert dict(header.metadata) == {**original.metadata, "general.file_type": 0}
     assert len(GGUFReader(path).tensors) == len(original.tensors)
-    for (name, values), (copied_name, copied) in zip(read_weights(written.path), read_weights(path), strict=True):
+    for (name, values), (copied_name, copied) in zip(
+        read_weights(written.path), read_weights(path), strict=True
+    ):
         assert name == copied_name
         assert np.array_equal(values, copied)
 

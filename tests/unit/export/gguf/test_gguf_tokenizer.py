@@ -1,0 +1,273 @@
+"""Tokenizers: known ones are described and proven in llama.cpp, unknown ones refused, wrong ones found."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gguf import GGUFReader, GGUFWriter, TokenType
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+from edgeport.errors import GateFailure, RuntimeFailure, UnsupportedModel
+from edgeport.export.formats.gguf_pretokenizer import GPT2, LLAMA3, QWEN2, QWEN35, pre_tokenizer_name
+from edgeport.export.formats.gguf_tokenizer import GgufTokenizer, add_tokenizer, read_tokenizer
+from edgeport.export.verify.token_parity import check_token_parity
+from edgeport.export.verify.token_texts import TEXTS
+
+VOCAB_SIZE = 1100
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+BYTE_LEVEL = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+
+
+def by_pattern(pattern: str) -> Any:
+    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), BYTE_LEVEL])
+
+
+def gpt2() -> Any:
+    return pre_tokenizers.ByteLevel(add_prefix_space=False)
+
+
+def smollm() -> Any:
+    return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), gpt2()])
+
+
+KNOWN: dict[str, tuple[Callable[[], Any], bool, bool]] = {
+    # llama.cpp's name: pre-tokenizer, ignore_merges, NFC
+    "gpt-2": (gpt2, False, False),
+    "smollm": (smollm, False, False),
+    "llama-bpe": (lambda: by_pattern(LLAMA3), True, False),
+    "dbrx": (lambda: by_pattern(LLAMA3), False, False),
+    "qwen2": (lambda: by_pattern(QWEN2), False, True),
+    "qwen35": (lambda: by_pattern(QWEN35), False, True),
+}
+
+
+def byte_level_tokenizer(
+    pre_tokenizer: Any, *, ignore_merges: bool = False, composes: bool = False
+) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE(ignore_merges=ignore_merges))
+    tokenizer.pre_tokenizer = pre_tokenizer
+    if composes:
+        tokenizer.normalizer = normalizers.NFC()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB_SIZE - 20,
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([*TEXTS] * 2, trainer)
+    tokenizer.add_tokens(["<tool_call>"])
+    return tokenizer
+
+
+def save(tokenizer: Tokenizer, directory: Path, **config: Any) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    (directory / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|im_end|>", **config}))
+    return directory
+
+
+def edit(directory: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = directory / "tokenizer.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    change(document)
+    path.write_text(json.dumps(document), encoding="utf-8")
+
+
+def write_vocabulary(description: GgufTokenizer, path: Path) -> Path:
+    """A GGUF file without weights: what llama.cpp's vocab_only reads."""
+    writer = GGUFWriter(path, "llama")
+    writer.add_context_length(64)
+    writer.add_embedding_length(64)
+    writer.add_block_count(1)
+    add_tokenizer(writer, description)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_known_pre_tokenizers_are_named_and_proven(name: str, tmp_path: Path) -> None:
+    make, ignore_merges, composes = KNOWN[name]
+    tokenizer = byte_level_tokenizer(make(), ignore_merges=ignore_merges, composes=composes)
+    directory = save(tokenizer, tmp_path / "model")
+    description = read_tokenizer(directory, VOCAB_SIZE)
+    assert (description.model, description.pre) == ("gpt2", name)
+    lines = ["a line of calibration text, 2026", "und noch eine: naïve\n\tx += 1"]
+    check_token_parity(write_vocabulary(description, tmp_path / "v.gguf"), directory, lines)
+
+
+@pytest.mark.parametrize("wrong", ["qwen2", "smollm", "llama-bpe"])
+def test_a_wrong_pre_tokenizer_name_is_found(wrong: str, tmp_path: Path) -> None:
+    directory = save(byte_level_tokenizer(gpt2()), tmp_path / "model")
+    description = read_tokenizer(directory, VOCAB_SIZE)
+    object.__setattr__(description, "pre", wrong)
+    with pytest.raises(GateFailure, match=r"v\.gguf: llama\.cpp cuts line \d+ differently"):
+        check_token_parity(write_vocabulary(description, tmp_path / "v.gguf"), directory)
+
+
+def test_a_wrong_merge_is_found(tmp_path: Path) -> None:
+    directory = save(byte_level_tokenizer(gpt2()), tmp_path / "model")
+    description = read_tokenizer(directory, VOCAB_SIZE)
+    object.__setattr__(description, "merges", (*description.merges[1:], description.merges[0]))
+    with pytest.raises(GateFailure, match="differently"):
+        check_token_parity(write_vocabulary(description, tmp_path / "v.gguf"), directory)
+
+
+def test_two_exchanged_tokens_are_found(tmp_path: Path) -> None:
+    """Two tokens that no text yields, being steps on the way to longer ones: their bytes give them away."""
+    tokenizer = byte_level_tokenizer(gpt2())
+    directory = save(tokenizer, tmp_path / "model")
+    description = read_tokenizer(directory, VOCAB_SIZE)
+    seen = {index for text in TEXTS for index in tokenizer.encode(text).ids}
+    normal = [index for index, kind in enumerate(description.types) if kind is TokenType.NORMAL]
+    first, second = [index for index in normal if index not in seen][-2:]
+    tokens = list(description.tokens)
+    tokens[first], tokens[second] = tokens[second], tokens[first]
+    object.__setattr__(description, "tokens", tuple(tokens))
+    with pytest.raises(GateFailure, match=f"token {first} reads b'.*' in llama.cpp, tokenizer.json has b'"):
+        check_token_parity(write_vocabulary(description, tmp_path / "v.gguf"), directory)
+
+
+def test_a_difference_in_the_callers_lines_is_found(tmp_path: Path) -> None:
+    """A tokenizer.json that drops letters the built-in texts never have in a row."""
+    directory = save(byte_level_tokenizer(gpt2()), tmp_path / "model")
+    path = write_vocabulary(read_tokenizer(directory, VOCAB_SIZE), tmp_path / "v.gguf")
+    edit(
+        directory,
+        lambda document: document.update(
+            normalizer={"type": "Replace", "pattern": {"String": "zqx"}, "content": "q"}
+        ),
+    )
+    check_token_parity(path, directory)
+    with pytest.raises(GateFailure, match="'here zqx is': at token"):
+        check_token_parity(path, directory, ["fine", "here zqx is"])
+
+
+def test_a_file_that_is_no_gguf_is_refused_by_the_engine(tmp_path: Path) -> None:
+    directory = save(byte_level_tokenizer(gpt2()), tmp_path / "model")
+    path = tmp_path / "v.gguf"
+    path.write_bytes(b"GGUF" + bytes(60))
+    with pytest.raises(RuntimeFailure, match=r"does not load the vocabulary of v\.gguf"):
+        check_token_parity(path, directory)
+
+
+@pytest.mark.parametrize(
+    ("pre_tokenizer", "match"),
+    [
+        (pre_tokenizers.Whitespace(), "pre_tokenizer Whitespace: it does not end in ByteLevel"),
+        (by_pattern(r"\w+|\W+"), r"Split \+ ByteLevel: splits \\w\+\|\\W\+ with ignore_merges = false"),
+        (pre_tokenizers.ByteLevel(add_prefix_space=True), "add_prefix_space': True"),
+        (pre_tokenizers.Sequence([pre_tokenizers.Punctuation(), gpt2()]), r"Punctuation \+ ByteLevel"),
+        (None, "pre_tokenizer none"),
+    ],
+)
+def test_an_unknown_pre_tokenizer_is_refused_by_name(pre_tokenizer: Any, match: str) -> None:
+    tokenizer = Tokenizer(models.BPE())
+    if pre_tokenizer is not None:
+        tokenizer.pre_tokenizer = pre_tokenizer
+    document = json.loads(tokenizer.to_str())["pre_tokenizer"]
+    with pytest.raises(UnsupportedModel, match=match) as caught:
+        pre_tokenizer_name(document, ignore_merges=False)
+    assert "gpt-2, smollm, llama-bpe, dbrx, qwen2, qwen35" in str(caught.value.hint)
+
+
+def test_spellings_of_one_pattern_are_one() -> None:
+    removed = pre_tokenizers.Split(Regex(LLAMA3), "removed", invert=True)
+    sequence = pre_tokenizers.Sequence([removed, BYTE_LEVEL])
+    tokenizer = Tokenizer(models.BPE())
+    for step, name in (
+        (sequence, "llama-bpe"),
+        (by_pattern(LLAMA3.replace(r"\r", "\r").replace(r"\n", "\n")), "llama-bpe"),
+    ):
+        tokenizer.pre_tokenizer = step
+        assert pre_tokenizer_name(json.loads(tokenizer.to_str())["pre_tokenizer"], ignore_merges=True) == name
+    tokenizer.pre_tokenizer = by_pattern(GPT2)
+    assert pre_tokenizer_name(json.loads(tokenizer.to_str())["pre_tokenizer"], ignore_merges=False) == "gpt-2"
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda d: d["model"].update(type="Unigram"), "its model is Unigram"),
+        (lambda d: d["model"].update(end_of_word_suffix="</w>"), "end_of_word_suffix is '</w>'"),
+        (lambda d: d.update(normalizer={"type": "Lowercase"}), "no normalizer Lowercase"),
+        (lambda d: d["added_tokens"][1].update(lstrip=True), "'<|im_start|>' has lstrip".replace("|", r"\|")),
+        (
+            lambda d: d["added_tokens"][1].update(id=VOCAB_SIZE),
+            f"token id {VOCAB_SIZE}, the embedding has {VOCAB_SIZE} rows",
+        ),
+        (lambda d: d["model"]["vocab"].update({"[PAD1099]": 1098}), r"'\[PAD1099\]' to two token ids"),
+    ],
+)
+def test_what_llama_cpp_has_no_notion_of_is_refused(change: Any, match: str, tmp_path: Path) -> None:
+    directory = save(byte_level_tokenizer(gpt2()), tmp_path)
+    edit(directory, change)
+    with pytest.raises(UnsupportedModel, match=match):
+        read_tokenizer(directory, VOCAB_SIZE)
+
+
+def test_types_special_ids_and_fillers(tmp_path: Path) -> None:
+    tokenizer = byte_level_tokenizer(gpt2())
+    directory = save(tokenizer, tmp_path, bos_token={"content": "<|im_start|>"}, pad_token="<|endoftext|>")
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 0]}))
+    found = read_tokenizer(directory, VOCAB_SIZE)
+    assert found.special_ids == {"bos": 1, "eos": 2, "pad": 0, "eot": 0}
+    assert (found.add_bos, found.add_eos) == (False, False)
+    assert len(found.tokens) == VOCAB_SIZE == len(found.types)
+    kinds = {
+        text: found.types[found.tokens.index(text)]
+        for text in ("<|im_end|>", "<tool_call>", "a", "[PAD1099]")
+    }
+    assert list(kinds.values()) == [
+        TokenType.CONTROL,
+        TokenType.USER_DEFINED,
+        TokenType.NORMAL,
+        TokenType.UNUSED,
+    ]
+
+
+def test_the_post_processor_decides_what_is_added(tmp_path: Path) -> None:
+    tokenizer = byte_level_tokenizer(gpt2())
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A <|im_end|>", special_tokens=[("<|im_start|>", 1), ("<|im_end|>", 2)]
+    )
+    directory = save(tokenizer, tmp_path, add_bos_token=False)
+    found = read_tokenizer(directory, VOCAB_SIZE)
+    assert (found.add_bos, found.add_eos, found.special_ids["bos"]) == (True, True, 1)
+    check_token_parity(write_vocabulary(found, tmp_path / "v.gguf"), directory)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> <|endoftext|> $A", special_tokens=[("<|im_start|>", 1), ("<|endoftext|>", 0)]
+    )
+    with pytest.raises(UnsupportedModel, match="adds one token before and one after at most"):
+        read_tokenizer(save(tokenizer, tmp_path), VOCAB_SIZE)
+
+
+def test_a_model_without_an_end_is_refused(tmp_path: Path) -> None:
+    directory = save(byte_level_tokenizer(gpt2()), tmp_path, eos_token=None)
+    with pytest.raises(UnsupportedModel, match="token 11"):
+        read_tokenizer(directory, VOCAB_SIZE)
+    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": 2}))
+    assert read_tokenizer(directory, VOCAB_SIZE).special_ids == {"eos": 2, "bos": 2}
+
+
+def test_chat_templates_are_carried(tmp_path: Path, tiny_llama_dir: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copyfile(tiny_llama_dir / name, tmp_path / name)
+    text = (tmp_path / "chat_template.jinja").read_text(encoding="utf-8")
+    assert read_tokenizer(tmp_path, 512).chat_templates == {"default": text}
+    named = [{"name": "default", "template": "D"}, {"name": "tool_use", "template": "T"}]
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"eos_token": "<|im_end|>", "chat_template": named})
+    )
+    description = read_tokenizer(tmp_path, 512)
+    fields = GGUFReader(write_vocabulary(description, tmp_path / "v.gguf")).fields
+    assert fields["tokenizer.chat_template"].contents() == "D"
+    assert fields["tokenizer.chat_template.tool_use"].contents() == "T"
+    assert fields["tokenizer.chat_templates"].contents() == ["tool_use"]
