@@ -24,11 +24,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeport.errors import ArtifactError
-from edgeport.manifest import from_json, to_json
-from edgeport.scheme import TensorScheme
-
 from edgeport.export.families.decoder import DecoderSpec
 from edgeport.export.safetensors_file import SafetensorsFolder
+from edgeport.manifest import from_json, to_json
+from edgeport.scheme import TensorScheme
 
 CHECKPOINT_NAME = "checkpoint.json"
 SOURCE_FOLDER = "source"
@@ -65,7 +64,9 @@ class PackedTensor:
         if self.scales is None:
             return self.payload.astype(np.float32)
         rows, columns = self.shape
-        values = self.codes().astype(np.float32).reshape(rows, columns // self.scheme.block, self.scheme.block)
+        values = (
+            self.codes().astype(np.float32).reshape(rows, columns // self.scheme.block, self.scheme.block)
+        )
         values *= self.scales.astype(np.float32)[:, :, None]
         return values.reshape(rows, columns)
 
@@ -127,9 +128,13 @@ class Checkpoint:
         path = directory / CHECKPOINT_NAME
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
-            self.records: tuple[TensorRecord, ...] = tuple(from_json(TensorRecord, item) for item in document["tensors"])
+            self.records: tuple[TensorRecord, ...] = tuple(
+                from_json(TensorRecord, item) for item in document["tensors"]
+            )
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ArtifactError(f"{path} cannot be read: {error}", hint="delete the folder and export again") from error
+            raise ArtifactError(
+                f"{path} cannot be read: {error}", hint="delete the folder and export again"
+            ) from error
         self.weights_id = weights_id({record.name: record.digest for record in self.records})
         self._by_name = {record.name: record for record in self.records}
         self._weights = SafetensorsFolder(directory)

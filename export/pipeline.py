@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import importlib.metadata
 import json
 import resource
@@ -50,7 +51,9 @@ def run(plan: ExportPlan, *, progress: Progress) -> ExportResult:
         checkpoint = _quantize(plan, staging, seconds, progress)
         containers = _pack(plan, checkpoint, staging, seconds, progress)
         _write_index(checkpoint, staging.final)
-        write_golden(_timed(seconds, "golden", lambda: compute_golden(containers["safetensors"])), staging.final)
+        write_golden(
+            _timed(seconds, "golden", lambda: compute_golden(containers["safetensors"])), staging.final
+        )
         manifest = _manifest(plan, checkpoint, staging.final, seconds)
         write_manifest(manifest, staging.final)
         verification = _timed(seconds, "verify", lambda: verify_artifact(staging.final, progress=progress))
@@ -62,7 +65,9 @@ def run(plan: ExportPlan, *, progress: Progress) -> ExportResult:
     return ExportResult(manifest, verification, plan.request.out)
 
 
-def _quantize(plan: ExportPlan, staging: Staging, seconds: dict[str, float], progress: Progress) -> Checkpoint:
+def _quantize(
+    plan: ExportPlan, staging: Staging, seconds: dict[str, float], progress: Progress
+) -> Checkpoint:
     directory = staging.directory / "checkpoint"
     key = _checkpoint_key(plan)
 
@@ -82,18 +87,29 @@ def _pack(
     for name in dict.fromkeys((*plan.formats, "safetensors")):
         parent = staging.final if name in plan.formats else staging.directory
         folders[name] = parent / name
-        key = {"weights_id": checkpoint.weights_id, "name": plan.source.name, "context": plan.context_length, **_checkpoint_key(plan)}
+        key = {
+            "weights_id": checkpoint.weights_id,
+            "name": plan.source.name,
+            "context": plan.context_length,
+            **_checkpoint_key(plan),
+        }
 
-        def build(folder: Path, name: str = name) -> None:
-            get_format(name).write(checkpoint, folder, options)
-
-        _timed(seconds, f"pack {name}", lambda folder=folders[name], key=key, build=build: staging.stage(folder, key, build))
+        work = functools.partial(_write_container, name, checkpoint, options)
+        _timed(seconds, f"pack {name}", functools.partial(staging.stage, folders[name], key, work))
     return folders
+
+
+def _write_container(name: str, checkpoint: Checkpoint, options: WriteOptions, folder: Path) -> None:
+    get_format(name).write(checkpoint, folder, options)
 
 
 def _checkpoint_key(plan: ExportPlan) -> dict[str, Any]:
     """What the bytes depend on: another tool version may round or lay out differently."""
-    return {"source": plan.source.fingerprint(), "recipe": plan.recipe.to_document(), "tools": tool_versions()}
+    return {
+        "source": plan.source.fingerprint(),
+        "recipe": plan.recipe.to_document(),
+        "tools": tool_versions(),
+    }
 
 
 def _timed(seconds: dict[str, float], stage: str, work: Callable[[], Result]) -> Result:
@@ -109,7 +125,9 @@ def _write_index(checkpoint: Checkpoint, directory: Path) -> None:
     (directory / WEIGHTS_NAME).write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
 
 
-def _manifest(plan: ExportPlan, checkpoint: Checkpoint, directory: Path, seconds: dict[str, float]) -> Manifest:
+def _manifest(
+    plan: ExportPlan, checkpoint: Checkpoint, directory: Path, seconds: dict[str, float]
+) -> Manifest:
     return Manifest(
         name=plan.source.name,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -143,7 +161,9 @@ def _with_verdict(manifest: Manifest, verification: Verification, seconds: dict[
     containers = tuple(
         replace(entry, verified=verification.container_passed(entry.format)) for entry in manifest.containers
     )
-    own, children = (resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    own, children = (
+        resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
     cost = {"seconds": dict(seconds), "peak_ram_bytes": own, "verify_peak_ram_bytes": children}
     return replace(manifest, containers=containers, cost=cost)
 
@@ -152,7 +172,10 @@ def _reject(staging: Staging, verification: Verification) -> None:
     failed = [check for check in verification.checks if not check.passed]
     told = "; ".join(f"{check.container} {check.name}: {check.detail}" for check in failed)
     aside = staging.reject()
-    raise GateFailure(f"the export does not verify: {told}", hint=f"the files are kept in {aside} for a look; nothing was published")
+    raise GateFailure(
+        f"the export does not verify: {told}",
+        hint=f"the files are kept in {aside} for a look; nothing was published",
+    )
 
 
 def tool_versions() -> dict[str, str]:

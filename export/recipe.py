@@ -70,11 +70,14 @@ def snap(scheme: TensorScheme, in_features: int) -> TensorScheme:
 def parse_scheme(text: str) -> TensorScheme:
     """`int4-g32`, `int8-g64`, `bf16`, ... Raises RecipeError naming what is allowed."""
     if text in FLOAT_KINDS:
-        return TensorScheme(cast(Kind, text))
+        return TensorScheme(text)
     match = re.fullmatch(r"(int4|int8)(?:-g(\d+))?", text)
     block = int(match.group(2) or 32) if match else 0
     if match is None or block not in BLOCK_SIZES:
-        raise RecipeError(f"unknown scheme {text!r}", hint="schemes are int4 and int8 with -g32, -g64 or -g128, and bf16, f16, f32")
+        raise RecipeError(
+            f"unknown scheme {text!r}",
+            hint="schemes are int4 and int8 with -g32, -g64 or -g128, and bf16, f16, f32",
+        )
     return TensorScheme(cast(Kind, match.group(1)), block)
 
 
@@ -90,7 +93,10 @@ def load_recipe(name_or_path: str) -> Recipe:
         if not path.is_file():
             near = difflib.get_close_matches(name_or_path, recipe_names(), n=1)
             meant = f" (did you mean {near[0]}?)" if near else ""
-            raise RecipeError(f"unknown recipe {name_or_path!r}{meant}", hint=f"recipes are {', '.join(recipe_names())}, or a .toml file")
+            raise RecipeError(
+                f"unknown recipe {name_or_path!r}{meant}",
+                hint=f"recipes are {', '.join(recipe_names())}, or a .toml file",
+            )
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -119,7 +125,9 @@ def parse(document: Mapping[str, Any], *, default_name: str) -> Recipe:
         except RecipeError as error:
             problems.append(f"overrides.{pattern}: {error.message}")
     if problems:
-        raise RecipeError(f"recipe {default_name!r}: " + "; ".join(problems), hint=f"keys are {', '.join(allowed)}")
+        raise RecipeError(
+            f"recipe {default_name!r}: " + "; ".join(problems), hint=f"keys are {', '.join(allowed)}"
+        )
     return Recipe(
         name=str(document.get("name", default_name)),
         description=str(document.get("description", "")),

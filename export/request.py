@@ -162,5 +162,7 @@ def _snapped(spec: DecoderSpec, recipe: Recipe) -> tuple[str, ...]:
         got = recipe.scheme_for(item)
         wanted = {"linear": recipe.linear, "embedding": recipe.embedding, "head": recipe.head}.get(item.role)
         if wanted is not None and got != wanted and not recipe.overrides:
-            notes.append(f"{item.name}: {got} instead of {wanted}, because {wanted.block} does not divide {item.shape[-1]}")
+            notes.append(
+                f"{item.name}: {got} instead of {wanted}, because {wanted.block} does not divide {item.shape[-1]}"
+            )
     return tuple(notes)

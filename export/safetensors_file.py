@@ -60,7 +60,9 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
         prefix = stream.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
         if not 2 <= length <= min(size_bytes - 8, _MAX_HEADER_BYTES):
-            raise UsageError(f"{path} is not a safetensors file: header length {length}, file {size_bytes} bytes")
+            raise UsageError(
+                f"{path} is not a safetensors file: header length {length}, file {size_bytes} bytes"
+            )
         try:
             header = json.loads(stream.read(length))
         except ValueError as error:
@@ -146,7 +148,9 @@ class SafetensorsWriter:
         rows = 0
         for piece in pieces:
             if piece.shape[1:] != plan.shape[1:] or _NAMES.get(piece.dtype) != plan.dtype:
-                raise ValueError(f"{name}: planned {plan.dtype}{list(plan.shape)}, got {piece.dtype}{list(piece.shape)}")
+                raise ValueError(
+                    f"{name}: planned {plan.dtype}{list(plan.shape)}, got {piece.dtype}{list(piece.shape)}"
+                )
             rows += piece.shape[0]
             # A bfloat16 array has no buffer protocol: hand the bytes over as uint8.
             self._stream.write(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
@@ -200,7 +204,9 @@ class SafetensorsFolder:
             file = SafetensorsFile(path)
             for name in file.entries:
                 if name in self._where:
-                    raise UsageError(f"tensor {name} is both in {self._where[name].path.name} and in {path.name}")
+                    raise UsageError(
+                        f"tensor {name} is both in {self._where[name].path.name} and in {path.name}"
+                    )
                 self._where[name] = file
 
     def __contains__(self, name: object) -> bool:

@@ -43,8 +43,13 @@ class SourceModel:
 
     def facts(self) -> SourceFacts:
         dtypes = Counter(self.weights.entry(item.name).dtype for item in self.spec.tensors())
-        size_bytes = sum(self.weights.entry(item.name).stop - self.weights.entry(item.name).start for item in self.spec.tensors())
-        return SourceFacts(self.name, self.fingerprint(), size_bytes, dtypes.most_common(1)[0][0].lower(), self.location)
+        size_bytes = sum(
+            self.weights.entry(item.name).stop - self.weights.entry(item.name).start
+            for item in self.spec.tensors()
+        )
+        return SourceFacts(
+            self.name, self.fingerprint(), size_bytes, dtypes.most_common(1)[0][0].lower(), self.location
+        )
 
     def fingerprint(self) -> str:
         """sha256 over the side files and, per weight file, its header, its size and 64 sampled pieces of 64 KiB.
@@ -78,7 +83,9 @@ def open_source(model: str) -> SourceModel:
     try:
         config = json.loads(config_path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UsageError(f"no config.json in {directory}", hint="give a folder written by save_pretrained()") from error
+        raise UsageError(
+            f"no config.json in {directory}", hint="give a folder written by save_pretrained()"
+        ) from error
     except ValueError as error:
         raise UsageError(f"{config_path} is not JSON: {error}") from error
     spec = read_spec(config)
@@ -101,11 +108,19 @@ def _check_tensors(source: SourceModel) -> None:
         if name not in source.weights:
             problems.append(f"{name} is missing")
         elif source.weights.entry(name).shape != item.shape:
-            problems.append(f"{name} is {list(source.weights.entry(name).shape)}, config.json says {list(item.shape)}")
+            problems.append(
+                f"{name} is {list(source.weights.entry(name).shape)}, config.json says {list(item.shape)}"
+            )
         elif source.weights.entry(name).dtype not in _FLOATS:
-            problems.append(f"{name} is {source.weights.entry(name).dtype}, expected one of {', '.join(_FLOATS)}")
+            problems.append(
+                f"{name} is {source.weights.entry(name).dtype}, expected one of {', '.join(_FLOATS)}"
+            )
     tied_copy = {HEAD} if source.spec.tied_embeddings else set()
-    unknown = [name for name in source.weights if name not in expected and name not in tied_copy and not _IGNORED.search(name)]
+    unknown = [
+        name
+        for name in source.weights
+        if name not in expected and name not in tied_copy and not _IGNORED.search(name)
+    ]
     problems.extend(f"{name} is not a tensor of family {source.spec.family}" for name in unknown)
     if problems:
         shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
@@ -114,7 +129,10 @@ def _check_tensors(source: SourceModel) -> None:
 
 def _fetch(model: str) -> Path:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", model) or model.startswith("."):
-        raise UsageError(f"no such model folder: {model}", hint="give a folder with config.json and *.safetensors, or a hub id owner/name")
+        raise UsageError(
+            f"no such model folder: {model}",
+            hint="give a folder with config.json and *.safetensors, or a hub id owner/name",
+        )
     with missing_extra("export", purpose=f"fetching {model}"):
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError

@@ -36,7 +36,9 @@ class Staging:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(self._lock)
-            raise UsageError(f"another export is writing {self.out}", hint="wait for it, or give another -o") from error
+            raise UsageError(
+                f"another export is writing {self.out}", hint="wait for it, or give another -o"
+            ) from error
         if not self._resume:
             for path in self.directory.iterdir():
                 if path.name != "lock":

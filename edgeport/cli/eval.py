@@ -8,13 +8,38 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("artifact", metavar="DIR", type=Path, help="artifact folder written by `edgeport export`")
-    parser.add_argument("--text", type=Path, metavar="FILE", help="UTF-8 text that was not calibrated on (default: text/heldout.txt in the source's folder)")
-    parser.add_argument("--source", metavar="MODEL", help="the source model (default: where it was at the export)")
-    parser.add_argument("--format", action="append", metavar="NAME", help="only this container; repeat, or separate by commas")
-    parser.add_argument("--n-ctx", type=int, default=512, metavar="TOKENS", help="tokens per chunk, of which the second half is scored (default: 512)")
-    parser.add_argument("--chunks", type=int, default=40, metavar="N", help="chunks at most, 0 for the whole text (default: 40; at most 2 GiB of logits)")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads (default: the cores this process may use)")
+    parser.add_argument(
+        "artifact", metavar="DIR", type=Path, help="artifact folder written by `edgeport export`"
+    )
+    parser.add_argument(
+        "--text",
+        type=Path,
+        metavar="FILE",
+        help="UTF-8 text that was not calibrated on (default: text/heldout.txt in the source's folder)",
+    )
+    parser.add_argument(
+        "--source", metavar="MODEL", help="the source model (default: where it was at the export)"
+    )
+    parser.add_argument(
+        "--format", action="append", metavar="NAME", help="only this container; repeat, or separate by commas"
+    )
+    parser.add_argument(
+        "--n-ctx",
+        type=int,
+        default=512,
+        metavar="TOKENS",
+        help="tokens per chunk, of which the second half is scored (default: 512)",
+    )
+    parser.add_argument(
+        "--chunks",
+        type=int,
+        default=40,
+        metavar="N",
+        help="chunks at most, 0 for the whole text (default: 40; at most 2 GiB of logits)",
+    )
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="threads (default: the cores this process may use)"
+    )
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON document")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
@@ -42,8 +67,10 @@ def run(arguments: argparse.Namespace) -> int:
     headers = ("format", "runtime", "perplexity", "ratio to source", "KL divergence", "same top token")
     print(format_table(headers, result_rows(results), right={2, 3, 4, 5}))
     first = next(iter(results.values()))
-    print(f"source perplexity {first.base_perplexity:.3f} ± {first.base_perplexity_error:.3f}; "
-          f"{first.tokens} tokens in {first.chunks} chunks of {first.n_ctx}, second halves scored")
+    print(
+        f"source perplexity {first.base_perplexity:.3f} ± {first.base_perplexity_error:.3f}; "
+        f"{first.tokens} tokens in {first.chunks} chunks of {first.n_ctx}, second halves scored"
+    )
     return 0
 
 
@@ -54,5 +81,8 @@ def _default_text(arguments: argparse.Namespace) -> Path:
     source = Path(arguments.source or read_manifest(arguments.artifact).source.location)
     text = source / "text" / "heldout.txt"
     if not text.is_file():
-        raise UsageError("no text to evaluate on", hint="give one with --text FILE: some thousand tokens the model was not calibrated on")
+        raise UsageError(
+            "no text to evaluate on",
+            hint="give one with --text FILE: some thousand tokens the model was not calibrated on",
+        )
     return text

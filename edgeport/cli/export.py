@@ -14,18 +14,61 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", nargs="?", help="model folder with config.json and *.safetensors, or a hub id owner/name")
-    parser.add_argument("--device", default="host", metavar="NAME", help="device profile, `edgeport devices` lists them (default: host, this machine)")
-    parser.add_argument("-o", "--out", type=Path, metavar="DIR", help="artifact folder to write (default: artifacts/MODEL-DEVICE)")
-    parser.add_argument("--format", action="append", metavar="NAME", help="gguf, onnx, openvino or safetensors; repeat, or separate by commas (default: the device's)")
-    parser.add_argument("--recipe", metavar="NAME|FILE", help="recipe by name or a TOML file (default: the device's); --list-recipes shows them")
-    parser.add_argument("--context", type=int, metavar="TOKENS", help="context the artifact is planned for (default: the device's)")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads for quantizing (default: the cores this process may use)")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        nargs="?",
+        help="model folder with config.json and *.safetensors, or a hub id owner/name",
+    )
+    parser.add_argument(
+        "--device",
+        default="host",
+        metavar="NAME",
+        help="device profile, `edgeport devices` lists them (default: host, this machine)",
+    )
+    parser.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="artifact folder to write (default: artifacts/MODEL-DEVICE)",
+    )
+    parser.add_argument(
+        "--format",
+        action="append",
+        metavar="NAME",
+        help="gguf, onnx, openvino or safetensors; repeat, or separate by commas (default: the device's)",
+    )
+    parser.add_argument(
+        "--recipe",
+        metavar="NAME|FILE",
+        help="recipe by name or a TOML file (default: the device's); --list-recipes shows them",
+    )
+    parser.add_argument(
+        "--context",
+        type=int,
+        metavar="TOKENS",
+        help="context the artifact is planned for (default: the device's)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads for quantizing (default: the cores this process may use)",
+    )
     parser.add_argument("--force", action="store_true", help="replace DIR when it exists")
-    parser.add_argument("--no-resume", action="store_true", help="start anew instead of from the last whole stage of a killed export")
+    parser.add_argument(
+        "--no-resume",
+        action="store_true",
+        help="start anew instead of from the last whole stage of a killed export",
+    )
     parser.add_argument("--dry-run", action="store_true", help="show the plan and stop")
     parser.add_argument("--list-recipes", action="store_true", help="list the shipped recipes and stop")
-    parser.add_argument("--json", action="store_true", help="print the manifest (or the plan, with --dry-run) as one JSON document")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print the manifest (or the plan, with --dry-run) as one JSON document",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress and no plan on stderr")
 
 
@@ -75,7 +118,10 @@ def _list_recipes(*, as_json: bool) -> int:
     if as_json:
         print(json.dumps([recipe.to_document() for recipe in recipes], indent=2))
     else:
-        rows = [(item.name, str(item.linear), str(item.embedding), str(item.head), item.description) for item in recipes]
+        rows = [
+            (item.name, str(item.linear), str(item.embedding), str(item.head), item.description)
+            for item in recipes
+        ]
         print(format_table(("recipe", "linear", "embedding", "head", "what it is"), rows))
     return 0
 
@@ -101,7 +147,13 @@ def plan_text(plan: ExportPlan) -> str:
         )
         for fit in plan.fits
     ]
-    lines.append(format_table(("format", "weights", "memory to run", "tokens/s predicted", plan.profile.name), rows, right={1, 2, 3}))
+    lines.append(
+        format_table(
+            ("format", "weights", "memory to run", "tokens/s predicted", plan.profile.name),
+            rows,
+            right={1, 2, 3},
+        )
+    )
     lines.extend(f"{name} is left out: {', '.join(why)}" for name, why in plan.refused.items())
     lines.extend(plan.notes[:5])
     if len(plan.notes) > 5:
@@ -128,9 +180,10 @@ def result_text(result: ExportResult) -> str:
     ]
     table = format_table(("format", "file", "size", "ratio", "verdict", "weights_id"), rows, right={2, 3})
     seconds = manifest.cost["seconds"]
-    total = format_seconds(sum(seconds.values()))
-    packed = format_seconds(sum(value for stage, value in seconds.items() if stage not in ("verify", "golden")))
-    return f"{table}\n{result.directory}: {total} ({packed} to quantize and pack), peak memory {format_bytes(manifest.cost['peak_ram_bytes'])}"
+    packing = sum(value for stage, value in seconds.items() if stage not in ("verify", "golden"))
+    cost = f"{format_seconds(sum(seconds.values()))} ({format_seconds(packing)} to quantize and pack)"
+    peak = format_bytes(manifest.cost["peak_ram_bytes"])
+    return f"{table}\n{result.directory}: {cost}, peak memory {peak}"
 
 
 def _plan_document(plan: ExportPlan) -> dict[str, object]:

@@ -8,8 +8,15 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("artifact", metavar="DIR", type=Path, help="artifact folder written by `edgeport export`")
-    parser.add_argument("--format", action="append", metavar="NAME", help="check only this container; repeat, or separate by commas")
+    parser.add_argument(
+        "artifact", metavar="DIR", type=Path, help="artifact folder written by `edgeport export`"
+    )
+    parser.add_argument(
+        "--format",
+        action="append",
+        metavar="NAME",
+        help="check only this container; repeat, or separate by commas",
+    )
     parser.add_argument("--json", action="store_true", help="print the checks as one JSON document")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
@@ -21,10 +28,15 @@ def run(arguments: argparse.Namespace) -> int:
     from edgeport.table import format_table
 
     formats = [name for item in arguments.format or () for name in item.split(",") if name]
-    verification = verify_artifact(arguments.artifact, formats=formats, progress=Progress(quiet=arguments.quiet))
+    verification = verify_artifact(
+        arguments.artifact, formats=formats, progress=Progress(quiet=arguments.quiet)
+    )
     if arguments.json:
         print(json.dumps({"passed": verification.passed, "checks": to_json(verification.checks)}, indent=2))
     else:
-        rows = [(check.container, check.name, "ok" if check.passed else "FAILED", check.detail) for check in verification.checks]
+        rows = [
+            (check.container, check.name, "ok" if check.passed else "FAILED", check.detail)
+            for check in verification.checks
+        ]
         print(format_table(("container", "check", "verdict", "detail"), rows))
     return 0 if verification.passed else 1

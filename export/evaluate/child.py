@@ -49,7 +49,9 @@ def source_log_probs(model: str, text: str, out: str, threads: int) -> dict[str,
     return {"vocab_size": vocab_size}
 
 
-def container_quality(format_name: str, entry_point: str, text: str, base: str, threads: int) -> dict[str, Any]:
+def container_quality(
+    format_name: str, entry_point: str, text: str, base: str, threads: int
+) -> dict[str, Any]:
     """Feed every chunk to a container's engine, as shipped, and compare with the source's log probabilities."""
     chunked = read_text(Path(text))
     log_probs = np.load(base, mmap_mode="r")
@@ -61,7 +63,10 @@ def container_quality(format_name: str, entry_point: str, text: str, base: str, 
             raise RuntimeFailure(
                 f"{format_name} has {session.vocab_size} logits, the source {log_probs.shape[2]}: they do not compare"
             )
-        scores = [_chunk_scores(session, chunked, chunk, log_probs[number]) for number, chunk in enumerate(chunked.chunks)]
+        scores = [
+            _chunk_scores(session, chunked, chunk, log_probs[number])
+            for number, chunk in enumerate(chunked.chunks)
+        ]
     finally:
         session.close()
     quality = summarize(

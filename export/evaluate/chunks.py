@@ -38,7 +38,9 @@ def chunk_text(text_path: Path, tokenizer_directory: Path, *, n_ctx: int, most_c
     try:
         text = text_path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"text {text_path} cannot be read: {error}", hint="give a UTF-8 text file with --text") from error
+        raise UsageError(
+            f"text {text_path} cannot be read: {error}", hint="give a UTF-8 text file with --text"
+        ) from error
     tokenizer = Tokenizer.from_file(str(tokenizer_directory / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()

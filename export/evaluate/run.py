@@ -44,12 +44,22 @@ def evaluate(request: EvalRequest, *, progress: Progress) -> dict[str, Quality]:
     source = _open_same_source(request, manifest)
     threads = request.threads or available_threads()
     text = _chunks(request, source)
-    entries = [manifest.container(name) for name in request.formats or [item.format for item in manifest.containers]]
+    entries = [
+        manifest.container(name) for name in request.formats or [item.format for item in manifest.containers]
+    ]
     results: dict[str, Quality] = {}
-    with tempfile.TemporaryDirectory(prefix="edgeport-eval-") as folder, progress.stage("evaluate", total=len(entries) + 1) as stage:
+    with (
+        tempfile.TemporaryDirectory(prefix="edgeport-eval-") as folder,
+        progress.stage("evaluate", total=len(entries) + 1) as stage,
+    ):
         text_path, base_path = Path(folder) / "text.json", Path(folder) / "base.npy"
         write_text(text, text_path)
-        arguments = {"model": str(source.directory), "text": str(text_path), "out": str(base_path), "threads": threads}
+        arguments = {
+            "model": str(source.directory),
+            "text": str(text_path),
+            "out": str(base_path),
+            "threads": threads,
+        }
         run_isolated("edgeport.export.evaluate.child:source_log_probs", arguments, timeout_s=None)
         stage.advance(1)
         for entry in entries:
@@ -60,7 +70,9 @@ def evaluate(request: EvalRequest, *, progress: Progress) -> dict[str, Quality]:
                 "base": str(base_path),
                 "threads": threads,
             }
-            document = run_isolated("edgeport.export.evaluate.child:container_quality", arguments, timeout_s=None)
+            document = run_isolated(
+                "edgeport.export.evaluate.child:container_quality", arguments, timeout_s=None
+            )
             results[entry.format] = from_json(Quality, document)
             stage.advance(1)
     # Read again: a bench may have written its speeds meanwhile.
@@ -75,7 +87,10 @@ def _open_same_source(request: EvalRequest, manifest: Manifest) -> SourceModel:
     try:
         source = open_source(location)
     except UsageError as error:
-        raise UsageError(f"the source model is needed to compare with: {error.message}", hint="say where it is with --source") from error
+        raise UsageError(
+            f"the source model is needed to compare with: {error.message}",
+            hint="say where it is with --source",
+        ) from error
     if source.fingerprint() != manifest.source.fingerprint:
         raise UsageError(
             f"{location} is not the model this artifact was exported from: its fingerprint is {source.fingerprint()[:16]}, "
@@ -92,7 +107,10 @@ def _chunks(request: EvalRequest, source: SourceModel) -> ChunkedText:
     chunk_bytes = (n_ctx - 1 - n_ctx // 2) * source.spec.vocab_size * 4
     affordable = max(LARGEST_BASE_BYTES // chunk_bytes, 1)
     if chunk_bytes > LARGEST_BASE_BYTES:
-        raise UsageError(f"one chunk of {n_ctx} tokens needs {format_bytes(chunk_bytes)} of disk", hint="use a smaller --n-ctx")
+        raise UsageError(
+            f"one chunk of {n_ctx} tokens needs {format_bytes(chunk_bytes)} of disk",
+            hint="use a smaller --n-ctx",
+        )
     most_chunks = min(request.most_chunks or affordable, affordable)
     return chunk_text(request.text, source.directory, n_ctx=n_ctx, most_chunks=most_chunks)
 

@@ -62,7 +62,9 @@ def log_softmax(logits: npt.NDArray[np.floating]) -> Doubles:
     return values
 
 
-def score(logits: npt.NDArray[np.float32], base_log_probs: npt.NDArray[np.float32], targets: npt.NDArray[np.int64]) -> TokenScores:
+def score(
+    logits: npt.NDArray[np.float32], base_log_probs: npt.NDArray[np.float32], targets: npt.NDArray[np.int64]
+) -> TokenScores:
     """Compare rows [n, vocab_size] of logits with the source's log probabilities; targets [n] are the true next tokens."""
     parts = []
     for start in range(0, len(targets), 64):  # a large vocabulary in float64 is 1 MB a row
@@ -106,7 +108,9 @@ def summarize(scores: TokenScores, *, runtime: str, n_ctx: int, chunks: int, tex
         perplexity_ratio_error=ratio * _standard_error(log_ratio),
         mean_kl_divergence=float(scores.kl.mean()),
         kl_divergence_error=_standard_error(scores.kl),
-        kl_divergence_percentiles={name: float(np.percentile(scores.kl, level)) for name, level in levels.items()},
+        kl_divergence_percentiles={
+            name: float(np.percentile(scores.kl, level)) for name, level in levels.items()
+        },
         rms_delta_p=float(np.sqrt(np.mean(scores.delta_p**2))),
         same_top1=same,
         same_top1_error=float(np.sqrt(same * (1 - same) / (count - 1))),

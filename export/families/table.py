@@ -20,7 +20,9 @@ def read_spec(config: Mapping[str, Any]) -> DecoderSpec:
     architectures = config.get("architectures") or []
     if len(architectures) != 1 or architectures[0] not in FAMILIES:
         found = ", ".join(map(str, architectures)) or f"none (model_type {config.get('model_type')!r})"
-        raise UnsupportedModel(f"architecture {found} is not supported", hint=f"supported are {', '.join(FAMILIES)}")
+        raise UnsupportedModel(
+            f"architecture {found} is not supported", hint=f"supported are {', '.join(FAMILIES)}"
+        )
     if config.get("quantization_config"):
         method = config["quantization_config"].get("quant_method", "unknown")
         raise UnsupportedModel(

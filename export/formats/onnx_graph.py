@@ -48,12 +48,16 @@ class DecoderGraph:
         self._head(normed)
         graph = helper.make_graph(self._nodes, name, self._inputs(), self._outputs(), self._data.initializers)
         opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(_CONTRIB, _CONTRIB_OPSET)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="edgeport")
+        return helper.make_model(
+            graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="edgeport"
+        )
 
     def _layer(self, layer: int, hidden: str, skip: str) -> tuple[str, str]:
         """(branch output, residual stream) after one layer; the next norm adds the two."""
         prefix = f"model.layers.{layer}."
-        normed, residual = self._norm(f"layers.{layer}.input_norm", prefix + "input_layernorm.weight", hidden, skip)
+        normed, residual = self._norm(
+            f"layers.{layer}.input_norm", prefix + "input_layernorm.weight", hidden, skip
+        )
         attended = self._attention(layer, normed)
         normed, residual = self._norm(
             f"layers.{layer}.post_norm", prefix + "post_attention_layernorm.weight", attended, residual
@@ -94,12 +98,21 @@ class DecoderGraph:
         scale = self._data.add(weight, [tensor.dequantize()], tensor.shape)
         if not skip:
             self._node(
-                "SimplifiedLayerNormalization", [hidden, scale], [name], axis=-1, epsilon=self._spec.rms_norm_eps, stash_type=1
+                "SimplifiedLayerNormalization",
+                [hidden, scale],
+                [name],
+                axis=-1,
+                epsilon=self._spec.rms_norm_eps,
+                stash_type=1,
             )
             return name, hidden
         outputs = [name, "", "", f"{name}.residual"]
         self._node(
-            "SkipSimplifiedLayerNormalization", [hidden, skip, scale], outputs, domain=_CONTRIB, epsilon=self._spec.rms_norm_eps
+            "SkipSimplifiedLayerNormalization",
+            [hidden, skip, scale],
+            outputs,
+            domain=_CONTRIB,
+            epsilon=self._spec.rms_norm_eps,
         )
         return name, f"{name}.residual"
 
@@ -120,7 +133,9 @@ class DecoderGraph:
         values = [self._checkpoint.tensor(item).dequantize() for item in names]
         return self._data.add(f"{name}.bias", values, [sum(value.size for value in values)])
 
-    def _matmul(self, name: str, tensors: Sequence[PackedTensor], hidden: str, bias: str, *, output: str) -> str:
+    def _matmul(
+        self, name: str, tensors: Sequence[PackedTensor], hidden: str, bias: str, *, output: str
+    ) -> str:
         rows, columns = sum(tensor.shape[0] for tensor in tensors), tensors[0].shape[1]
         scheme = tensors[0].scheme
         payload = [tensor.payload for tensor in tensors]
@@ -128,13 +143,23 @@ class DecoderGraph:
             weight = self._float_weight(f"{name}.weight", payload, (rows, columns))
             return self._float_matmul(hidden, weight, bias, output)
         blocks = columns // scheme.block
-        codes = self._data.add(f"{name}.weight_codes", payload, [rows, blocks, scheme.block * scheme.bits // 8])
+        codes = self._data.add(
+            f"{name}.weight_codes", payload, [rows, blocks, scheme.block * scheme.bits // 8]
+        )
         scales = [tensor.scales for tensor in tensors if tensor.scales is not None]
         self._data.add(f"{name}.weight_scales", scales, [rows, blocks])
-        return self._quantized_matmul(name, hidden, (codes, self._to_float(f"{name}.weight_scales"), bias), tensors[0], rows, output)
+        return self._quantized_matmul(
+            name, hidden, (codes, self._to_float(f"{name}.weight_scales"), bias), tensors[0], rows, output
+        )
 
     def _quantized_matmul(
-        self, name: str, hidden: str, weights: tuple[str, str, str], like: PackedTensor, rows: int, output: str
+        self,
+        name: str,
+        hidden: str,
+        weights: tuple[str, str, str],
+        like: PackedTensor,
+        rows: int,
+        output: str,
     ) -> str:
         codes, scales, bias = weights
         inputs = [hidden, codes, scales, "", "", bias] if bias else [hidden, codes, scales]
@@ -224,7 +249,10 @@ class DecoderGraph:
         """Positions times frequencies, all constant: onnxruntime folds the tables when it loads, the file stays small."""
         frequencies = inverse_frequencies(self._spec.rope, self._spec.head_dim).astype(np.float32)
         bounds = np.array([0, self._spec.context_length, 1], dtype=np.float32)
-        names = [self._data.add(f"rope.{name}", [bounds[at]], []) for at, name in enumerate(("start", "limit", "step"))]
+        names = [
+            self._data.add(f"rope.{name}", [bounds[at]], [])
+            for at, name in enumerate(("start", "limit", "step"))
+        ]
         self._data.add("rope.frequencies", [frequencies], [1, frequencies.size])
         self._data.add("rope.column", [np.array([1], dtype=np.int64)], [1])
         self._node("Range", names, ["rope.positions"])
@@ -239,23 +267,36 @@ class DecoderGraph:
     def _inputs(self) -> list[onnx.ValueInfoProto]:
         values = [
             helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch_size", "sequence_length"]),
-            helper.make_tensor_value_info("attention_mask", TensorProto.INT64, ["batch_size", "total_sequence_length"]),
+            helper.make_tensor_value_info(
+                "attention_mask", TensorProto.INT64, ["batch_size", "total_sequence_length"]
+            ),
         ]
         return values + self._cache("past_key_values", "past_sequence_length")
 
     def _outputs(self) -> list[onnx.ValueInfoProto]:
         shape = ["batch_size", "sequence_length", self._spec.vocab_size]
-        return [helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)] + self._cache("present", "total_sequence_length")
+        return [helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)] + self._cache(
+            "present", "total_sequence_length"
+        )
 
     def _cache(self, prefix: str, length: str) -> list[onnx.ValueInfoProto]:
         return [
-            helper.make_tensor_value_info(f"{prefix}.{layer}.{part}", TensorProto.FLOAT, self._cache_shapes(length))
+            helper.make_tensor_value_info(
+                f"{prefix}.{layer}.{part}", TensorProto.FLOAT, self._cache_shapes(length)
+            )
             for layer in range(self._spec.layers)
             for part in ("key", "value")
         ]
 
     def _node(
-        self, operator: str, inputs: Sequence[str], outputs: Sequence[str], *, name: str = "", domain: str = "", **attributes: Any
+        self,
+        operator: str,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        *,
+        name: str = "",
+        domain: str = "",
+        **attributes: Any,
     ) -> None:
         self._nodes.append(
             helper.make_node(operator, inputs, outputs, name=name or outputs[0], domain=domain, **attributes)

@@ -63,11 +63,17 @@ class ExternalData:
         self._stream.write(b"\0" * (-self._stream.tell() % alignment))
         return self._stream.tell()
 
-    def _external(self, name: str, kind: int, shape: Sequence[int], extent: tuple[int, int]) -> onnx.TensorProto:
+    def _external(
+        self, name: str, kind: int, shape: Sequence[int], extent: tuple[int, int]
+    ) -> onnx.TensorProto:
         tensor = onnx.TensorProto(
             name=name, data_type=kind, dims=shape, data_location=onnx.TensorProto.EXTERNAL
         )
-        for key, value in (("location", self.path.name), ("offset", str(extent[0])), ("length", str(extent[1]))):
+        for key, value in (
+            ("location", self.path.name),
+            ("offset", str(extent[0])),
+            ("length", str(extent[1])),
+        ):
             tensor.external_data.append(onnx.StringStringEntryProto(key=key, value=value))
         return tensor
 

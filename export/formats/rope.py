@@ -27,5 +27,7 @@ def llama3_divisors(rope: RopeSpec, head_dim: int) -> npt.NDArray[np.float64]:
     turns = rope.original_context_length / wavelengths
     smooth = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
     mixed = 1.0 / ((1 - smooth) / rope.factor + smooth)
-    divisors = np.where(turns < rope.low_freq_factor, rope.factor, np.where(turns > rope.high_freq_factor, 1.0, mixed))
+    divisors = np.where(
+        turns < rope.low_freq_factor, rope.factor, np.where(turns > rope.high_freq_factor, 1.0, mixed)
+    )
     return np.asarray(divisors, dtype=np.float64)

@@ -41,7 +41,11 @@ class SafetensorsFormat:
         index: dict[str, str] = {}
         with options.progress.stage("pack safetensors", total=len(checkpoint.records)) as stage:
             for number, shard in enumerate(shards, start=1):
-                name = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+                name = (
+                    "model.safetensors"
+                    if len(shards) == 1
+                    else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+                )
                 plan = [entry for record in shard for entry in _plan(record)]
                 index.update({entry.name: name for entry in plan})
                 with SafetensorsWriter(directory / name, plan) as writer:
@@ -50,7 +54,9 @@ class SafetensorsFormat:
                         stage.advance(1)
         if len(shards) > 1:
             document = {"metadata": {}, "weight_map": index}
-            (directory / "model.safetensors.index.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+            (directory / "model.safetensors.index.json").write_text(
+                json.dumps(document, indent=2) + "\n", encoding="utf-8"
+            )
         _write_config(checkpoint, directory)
         copy_tokenizer(checkpoint.source_directory, directory)
         return directory / "config.json"
@@ -121,7 +127,9 @@ def _write_config(checkpoint: Checkpoint, directory: Path) -> None:
         }
     else:
         kinds = [record.kind for record in checkpoint.records if len(record.shape) > 1]
-        config["dtype"] = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}[max(set(kinds), key=kinds.count)]
+        config["dtype"] = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}[
+            max(set(kinds), key=kinds.count)
+        ]
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
@@ -136,7 +144,9 @@ def _groups(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[str]]:
         elif len(record.shape) == 2 and record.name != EMBEDDING:
             ignored.append(module)
     ordered = sorted(members.items(), key=lambda item: -len(item[1]))
-    return {f"group_{number}": _group(scheme, modules) for number, (scheme, modules) in enumerate(ordered)}, ignored
+    return {
+        f"group_{number}": _group(scheme, modules) for number, (scheme, modules) in enumerate(ordered)
+    }, ignored
 
 
 def _group(scheme: TensorScheme, modules: Sequence[str]) -> Mapping[str, Any]:

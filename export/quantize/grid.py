@@ -14,7 +14,9 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 
 SMALLEST_SCALE = np.float32(2.0**-18)
-LARGEST_SCALE = np.float32(2.0**8)  # 128 times it, the largest dequantized INT8 weight, stays below float16's 65504
+LARGEST_SCALE = np.float32(
+    2.0**8
+)  # 128 times it, the largest dequantized INT8 weight, stays below float16's 65504
 
 
 def round_to_grid(scales: Floats, significant_bits: int) -> Floats:
@@ -39,4 +41,5 @@ def is_on_grid(scales: npt.NDArray[np.floating], significant_bits: int) -> bool:
 
 
 def _clamp(scales: Floats) -> Floats:
-    return np.copysign(np.clip(np.abs(scales), SMALLEST_SCALE, LARGEST_SCALE), scales)
+    clamped: Floats = np.clip(np.abs(scales), SMALLEST_SCALE, LARGEST_SCALE)
+    return np.asarray(np.copysign(clamped, scales), dtype=np.float32)

@@ -41,7 +41,9 @@ class QuantizedTensor:
     digest: str
 
 
-def quantize(source: SourceModel, recipe: Recipe, directory: Path, *, threads: int, progress: Progress) -> None:
+def quantize(
+    source: SourceModel, recipe: Recipe, directory: Path, *, threads: int, progress: Progress
+) -> None:
     """Write a checkpoint into the existing empty `directory`; checkpoint.json comes last.
 
     Raises UnsupportedModel for a weight that is not finite or not representable.
@@ -59,7 +61,9 @@ def quantize(source: SourceModel, recipe: Recipe, directory: Path, *, threads: i
                     result = next(results)
                     _write(writer, item.name, result)
                     scheme = recipe.scheme_for(item)
-                    records.append(TensorRecord(item.name, item.shape, scheme.kind, scheme.block, result.digest))
+                    records.append(
+                        TensorRecord(item.name, item.shape, scheme.kind, scheme.block, result.digest)
+                    )
                     stage.advance(1)
     copy_side_files(source.directory, directory / SOURCE_FOLDER)
     write_index(directory, records)
@@ -85,8 +89,9 @@ def quantize_tensor(values: npt.NDArray[Any], scheme: TensorScheme, *, name: str
         stop = start + piece.shape[0]
         payload[start:stop] = pack_codes(solved.codes, scheme.bits)
         scales[start:stop] = solved.scales
-        weights = solved.codes.reshape(-1, scheme.block) * solved.scales.reshape(-1, 1).astype(np.float32)
-        digest.update(_canonical_bytes(weights))
+        codes = solved.codes.reshape(-1, scheme.block).astype(np.float32)
+        codes *= solved.scales.reshape(-1, 1)
+        digest.update(_canonical_bytes(codes))
     return QuantizedTensor(payload, scales, digest.hexdigest())
 
 
@@ -99,7 +104,9 @@ def _convert(values: npt.NDArray[Any], scheme: TensorScheme, name: str) -> Quant
             converted = piece.astype(dtype)
         weights = converted.astype(np.float32)
         if not np.isfinite(weights).all():
-            raise UnsupportedModel(f"{name} has values beyond the range of {scheme.kind}", hint="use the recipe bf16")
+            raise UnsupportedModel(
+                f"{name} has values beyond the range of {scheme.kind}", hint="use the recipe bf16"
+            )
         payload[start : start + piece.shape[0]] = converted.reshape(-1, *values.shape[1:])
         digest.update(_canonical_bytes(weights))
     return QuantizedTensor(payload, None, digest.hexdigest())
@@ -111,7 +118,9 @@ def _pieces(values: npt.NDArray[Any], name: str) -> Iterator[tuple[int, npt.NDAr
     for start in range(0, values.shape[0], step):
         piece = values[start : start + step].astype(np.float32)
         if not np.isfinite(piece).all():
-            raise UnsupportedModel(f"{name} holds NaN or infinite values", hint="the source weights are damaged")
+            raise UnsupportedModel(
+                f"{name} holds NaN or infinite values", hint="the source weights are damaged"
+            )
         yield start, piece
 
 
@@ -121,7 +130,12 @@ def _canonical_bytes(weights: npt.NDArray[np.float32]) -> memoryview:
 
 
 def _in_order(
-    pool: ThreadPoolExecutor, source: SourceModel, recipe: Recipe, tensors: Sequence[TensorSpec], *, ahead: int
+    pool: ThreadPoolExecutor,
+    source: SourceModel,
+    recipe: Recipe,
+    tensors: Sequence[TensorSpec],
+    *,
+    ahead: int,
 ) -> Iterator[QuantizedTensor]:
     """Results in tensor order with at most `ahead` tensors in flight, so that memory stays bounded."""
     waiting: list[Future[QuantizedTensor]] = []

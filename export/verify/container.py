@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from edgeport.errors import ArtifactError
 from edgeport.export.checkpoint import tensor_digest
-from edgeport.export.verify.golden import compare, read_golden
+from edgeport.export.verify.golden import Agreement, Golden, compare, read_golden
 from edgeport.lazy import load
 from edgeport.runtimes.engines import ENGINES
 from edgeport.runtimes.session import Session, SessionOptions
@@ -33,21 +33,30 @@ def weight_digests(format_name: str, entry_point: str) -> dict[str, str]:
     return digests
 
 
-def engine_agreement(format_name: str, entry_point: str, artifact: str, exact: bool) -> dict[str, Any]:
-    """Agreement with the golden answers in the container's own engine, `exact` in its most exact arithmetic.
+def engine_agreement(format_name: str, entry_point: str, artifact: str) -> dict[str, Any]:
+    """Agreement with the golden answers in the container's own engine: `exact` arithmetic, and as `shipped`.
 
     llama.cpp always quantizes activations for quantized weights, so its exact mode is the same file with every tensor
     dequantized to float32: the bits are proven by the digests, and this proves the metadata and the graph.
     """
     golden = read_golden(Path(artifact))
-    options = SessionOptions(context_length=len(golden.prompt) + len(golden.continuation) + 1, exact=exact)
+    return {
+        mode: asdict(_agreement(format_name, Path(entry_point), golden, exact=mode == "exact"))
+        for mode in ("exact", "shipped")
+    }
+
+
+def _agreement(format_name: str, path: Path, golden: Golden, *, exact: bool) -> Agreement:
+    context_length = len(golden.prompt) + len(golden.continuation) + 1
+    engine = ENGINES[format_name]
     with tempfile.TemporaryDirectory(prefix="edgeport-exact-") as folder:
-        path = Path(entry_point)
         if format_name == "gguf" and exact:
-            path = Path(folder) / "float32.gguf"
-            load("edgeport.export.verify.read_gguf:dequantized_copy")(Path(entry_point), path)
-        session = cast(Session, load(ENGINES[format_name].opener, extra=ENGINES[format_name].extra)(path, options))
+            copy = Path(folder) / "float32.gguf"
+            load("edgeport.export.verify.read_gguf:dequantized_copy")(path, copy)
+            path = copy
+        options = SessionOptions(context_length=context_length, exact=exact)
+        session = cast(Session, load(engine.opener, extra=engine.extra)(path, options))
         try:
-            return asdict(compare(session, golden))
+            return compare(session, golden)
         finally:
             session.close()

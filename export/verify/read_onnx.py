@@ -51,15 +51,13 @@ def read_weights(path: Path) -> Iterator[tuple[str, Floats]]:
 
 
 def _matmul(graph: _Graph, node: onnx.NodeProto) -> Iterator[tuple[str, Floats]]:
-    if node.op_type == "FusedMatMul":
-        name = node.output[0].removesuffix(".product").removesuffix(".output")
-    else:
-        name = node.name
+    is_float = node.op_type == "FusedMatMul"
+    name = node.output[0].removesuffix(".product").removesuffix(".output") if is_float else node.name
     if node.output[0] == "logits":
         if graph.place(node.input[1]) == graph.place(graph.embedding()):
             return  # tied: the very bytes of the embedding
         name = "lm_head"
-    weights = graph.value(node.input[1]) if node.op_type == "FusedMatMul" else graph.nbits_table(node)
+    weights = graph.value(node.input[1]) if is_float else graph.nbits_table(node)
     yield from _split(graph, name, weights, "weight")
     if node.op_type == "MatMulNBits" and len(node.input) > 5 and node.input[5]:
         yield from _split(graph, name, graph.value(node.input[5]), "bias")
@@ -90,10 +88,14 @@ class _Graph:
             raise ArtifactError(f"{path} is not an ONNX model: {error}") from error
         self.nodes = list(model.graph.node)
         self._initializers = {item.name: item for item in model.graph.initializer}
-        self._casts = {node.output[0]: node.input[0] for node in self.nodes if node.op_type == "Cast"}
+        self._casts: dict[str, str] = {
+            node.output[0]: node.input[0] for node in self.nodes if node.op_type == "Cast"
+        }
         attention = [node for node in self.nodes if node.op_type == "GroupQueryAttention"]
         if not attention:
-            raise ArtifactError(f"{path} has no GroupQueryAttention: not a decoder written for onnxruntime-genai")
+            raise ArtifactError(
+                f"{path} has no GroupQueryAttention: not a decoder written for onnxruntime-genai"
+            )
         attributes = _attributes(attention[0])
         self.heads = int(attributes["num_heads"]), int(attributes["kv_num_heads"])
 
@@ -118,7 +120,7 @@ class _Graph:
     def embedding(self) -> str:
         for node in self.nodes:
             if node.op_type in ("GatherBlockQuantized", "Gather") and self.is_constant(node.input[0]):
-                return self._casts.get(node.input[0], node.input[0])
+                return str(self._casts.get(node.input[0], node.input[0]))
         raise ArtifactError(f"{self.path} has no embedding")
 
     def place(self, name: str) -> tuple[str, ...]:
@@ -146,10 +148,16 @@ class _Graph:
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             return np.frombuffer(tensor.raw_data, dtype=dtype).reshape(shape)
         place = {entry.key: entry.value for entry in tensor.external_data}
-        path, offset, length = self.path.parent / place["location"], int(place["offset"]), int(place["length"])
+        path, offset, length = (
+            self.path.parent / place["location"],
+            int(place["offset"]),
+            int(place["length"]),
+        )
         expected = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
         if not path.is_file() or path.stat().st_size < offset + length or length != expected:
-            raise ArtifactError(f"{path}: initializer {name} needs bytes {offset}..{offset + expected}, the file does not hold them")
+            raise ArtifactError(
+                f"{path}: initializer {name} needs bytes {offset}..{offset + expected}, the file does not hold them"
+            )
         return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
 
 

@@ -26,7 +26,7 @@ def read_weights(path: Path) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
     by_module = {module: scheme for scheme in schemes.values() for module in scheme.targets}
     for file in sorted(path.parent.glob("*.safetensors")):
         try:
-            stream = safe_open(file, framework="pt")
+            stream: Any = safe_open(file, framework="pt")
         except (SafetensorError, OSError) as error:
             raise ArtifactError(f"{file} cannot be opened: {error}") from error
         with stream:
@@ -39,7 +39,9 @@ def read_weights(path: Path) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
                     continue
                 module = name.removesuffix(".weight_packed")
                 if module not in by_module:
-                    raise ArtifactError(f"{file}: {name} is packed, but config.json gives {module} no quantization")
+                    raise ArtifactError(
+                        f"{file}: {name} is packed, but config.json gives {module} no quantization"
+                    )
                 parts = _module_parts(stream, names, module, file)
                 state = PackedQuantizationCompressor.decompress(parts, by_module[module])
                 yield f"{module}.weight", state["weight"].float().numpy()

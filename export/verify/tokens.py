@@ -45,7 +45,9 @@ def golden_texts(tokenizer_directory: Path) -> tuple[TokenizedText, ...]:
     tokenizer = Tokenizer.from_file(str(tokenizer_directory / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    added = json.loads((tokenizer_directory / "tokenizer.json").read_text(encoding="utf-8")).get("added_tokens", ())
+    added = json.loads((tokenizer_directory / "tokenizer.json").read_text(encoding="utf-8")).get(
+        "added_tokens", ()
+    )
     texts = [*TEXTS, *special_token_texts([token["content"] for token in added])]
     if tokenizer.normalizer is not None and _only_composes(tokenizer_directory):
         texts = [tokenizer.normalizer.normalize_str(text) for text in texts]
@@ -66,12 +68,20 @@ def check_tokens(format_name: str, entry_point: Path, expected: Sequence[Tokeniz
     told = f"{len(expected)} texts, {sum(len(ids) for _, ids in expected)} tokens equal"
     if format_name == "onnx" and importlib.util.find_spec("onnxruntime_genai") is not None:
         own = _differences("onnxruntime-genai", entry_point, expected)
-        told += f"; onnxruntime-genai's own tokenizer differs on {len(own)}, first {own[0]}" if own else " (onnxruntime-genai too)"
+        told += (
+            f"; onnxruntime-genai's own tokenizer differs on {len(own)}, first {own[0]}"
+            if own
+            else " (onnxruntime-genai too)"
+        )
     return told
 
 
 def _differences(tokenizer: str, entry_point: Path, expected: Sequence[TokenizedText]) -> list[str]:
-    arguments = {"tokenizer": tokenizer, "entry_point": str(entry_point), "texts": [text for text, _ in expected]}
+    arguments = {
+        "tokenizer": tokenizer,
+        "entry_point": str(entry_point),
+        "texts": [text for text, _ in expected],
+    }
     found = run_isolated("edgeport.export.verify.tokens:container_tokens", arguments)
     lines = []
     for number, ((text, want), got) in enumerate(zip(expected, found, strict=True), start=1):
@@ -135,5 +145,7 @@ def transformers_tokens(entry_point: Path, texts: Sequence[str]) -> list[list[in
     try:
         tokenizer = AutoTokenizer.from_pretrained(entry_point.parent)
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"transformers does not open the tokenizer in {entry_point.parent}: {error}") from error
+        raise ArtifactError(
+            f"transformers does not open the tokenizer in {entry_point.parent}: {error}"
+        ) from error
     return [list(tokenizer(text)["input_ids"]) for text in texts]
