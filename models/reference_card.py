@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBas
 
 TEMPLATE = Path(__file__).resolve().parent / "card_template.md"
 CONTEXT_TOKENS = 512
+QUICK_CHUNKS = 16  # what a unit test repeats
 SAMPLE_TOKENS = 96
 SAMPLE_SEED = 7
 SAMPLING = {"temperature": 0.6, "top_k": 40, "top_p": 0.95}
@@ -60,7 +61,8 @@ def perplexities(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTok
         text = (folder / "text" / f"{name}.txt").read_text(encoding="utf-8")
         ids = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
         result[name] = {"perplexity": round(perplexity(model, ids), 4), "tokens": len(ids),
-                        "characters_per_token": round(len(text) / len(ids), 3)}
+                        "perplexity_of_first_chunks": round(perplexity(model, ids[:QUICK_CHUNKS * CONTEXT_TOKENS]), 4),
+                        "first_chunks": QUICK_CHUNKS, "characters_per_token": round(len(text) / len(ids), 3)}
     return result
 
 
