@@ -27,7 +27,7 @@ def render() -> str:
     parts = [HEADER, _block(help_text())]
     for name in COMMANDS:
         _, parser = load_command(name)
-        parts += [f"\n## edgeport {name}\n", _block(parser.format_help())]
+        parts += [f"## edgeport {name}\n", _block(parser.format_help())]
     return "\n".join(parts)
 
 
