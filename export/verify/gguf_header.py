@@ -137,7 +137,9 @@ def _parse(path: Path, data: mmap.mmap) -> GgufHeader:
     start = cursor.at
     metadata, value_offsets = _read_metadata(cursor, metadata_count)
     metadata_range = (start, cursor.at)
-    alignment = int(metadata.get("general.alignment", 32))
+    alignment = metadata.get("general.alignment", 32)
+    if not isinstance(alignment, int) or alignment not in (1 << power for power in range(3, 21)):
+        raise cursor.damaged(f"general.alignment is {alignment!r}")
     raw = [_read_tensor_info(cursor, number) for number in range(tensor_count)]
     data_start = -(-cursor.at // alignment) * alignment
     tensors = tuple(_checked(cursor, item, data_start, alignment) for item in raw)
@@ -188,7 +190,7 @@ def _checked(
         count *= size
     start = data_start + offset
     stop = start + count // block * block_bytes
-    if shape[-1] % block or offset % alignment:
+    if count == 0 or shape[-1] % block or offset % alignment:
         raise cursor.damaged(f"{ggml_type.name} of shape {list(shape)} at offset {offset} cannot be")
     if stop > len(cursor.data):
         raise cursor.damaged(f"it needs the bytes {start} to {stop}, the file has {len(cursor.data)}")
