@@ -7,6 +7,7 @@ OUT     ?= artifacts/$(notdir $(abspath $(MODEL)))-$(DEVICE)
 FORMATS ?=
 RECIPE  ?=
 PROMPT  ?= def fibonacci(n):
+TEXT    ?= models/reference/text/heldout.txt
 PYTHON  ?= $(shell command -v python3.11 || command -v python3)
 
 VENV     := .venv
@@ -27,7 +28,8 @@ EXPORT_COMMAND = $(EDGEPORT) export "$(MODEL)" --device "$(DEVICE)" -o "$(OUT)" 
 .SUFFIXES:
 
 help: ## this list
-	@echo "usage: make TARGET [MODEL=folder] [DEVICE=edge] [OUT=folder] [FORMATS=gguf,onnx] [RECIPE=int8] [PROMPT=text]"
+	@echo "usage: make TARGET [MODEL=folder] [DEVICE=edge] [OUT=folder] [FORMATS=gguf,onnx] [RECIPE=int8]"
+	@echo "       [PROMPT=text to continue] [TEXT=file to measure quality on]"
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
 		printf '  %-10s %s\n' "$$name" "$$text"; done
 
@@ -47,7 +49,7 @@ $(READY): pyproject.toml constraints.txt
 # A finished artifact in OUT is replaced; any other folder of that name is refused.
 export: $(READY) ## export MODEL for DEVICE into OUT, then eval, bench and report
 	$(EXPORT_COMMAND) $$(test -f "$(MANIFEST)" && echo --force)
-	$(EDGEPORT) eval "$(OUT)"
+	$(EDGEPORT) eval "$(OUT)" --text "$(TEXT)"
 	$(EDGEPORT) bench "$(OUT)"
 	$(EDGEPORT) report "$(OUT)"
 	@$(EDGEPORT) inspect "$(OUT)"
@@ -64,7 +66,7 @@ bench: $(READY) $(ARTIFACT) ## measure speed and memory of OUT in each runtime
 	$(EDGEPORT) bench "$(OUT)"
 
 eval: $(READY) $(ARTIFACT) ## measure quality of OUT against its source in each runtime
-	$(EDGEPORT) eval "$(OUT)"
+	$(EDGEPORT) eval "$(OUT)" --text "$(TEXT)"
 
 report: $(READY) $(ARTIFACT) ## write OUT/report.html
 	$(EDGEPORT) report "$(OUT)"

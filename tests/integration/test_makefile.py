@@ -55,7 +55,7 @@ def test_export_runs_every_step_in_order(checkout: Path) -> None:
     out = "[artifacts/reference-laptop]"
     expected = [
         f"export [models/reference] [--device] [laptop] [-o] {out}",
-        f"eval {out}",
+        f"eval {out} [--text] [models/reference/text/heldout.txt]",
         f"bench {out}",
         f"report {out}",
         f"inspect {out}",
