@@ -31,7 +31,10 @@ class OpenVinoFormat:
 
     def write(self, checkpoint: Checkpoint, directory: Path, options: WriteOptions) -> Path:
         path = directory / "openvino_model.xml"
-        with options.progress.stage("pack openvino"), TokenizerConversion(checkpoint.source_directory, directory):
+        with (
+            options.progress.stage("pack openvino"),
+            TokenizerConversion(checkpoint.source_directory, directory),
+        ):
             write_model(checkpoint, path, options.name)
             shutil.copyfile(checkpoint.source_directory / "config.json", directory / "config.json")
             copy_tokenizer(checkpoint.source_directory, directory)

@@ -15,7 +15,6 @@ from types import TracebackType
 from edgeport.errors import MissingExtra, UnsupportedModel
 
 _EXIT_MISSING = 3
-_LINES_SHOWN = 6
 
 
 class TokenizerConversion:
@@ -46,12 +45,12 @@ class TokenizerConversion:
         _, log = self._child.communicate()
         if error is not None or self._child.returncode == 0:
             return
-        last = "\n".join(line for line in log.splitlines()[-_LINES_SHOWN:] if line.strip())
+        last = next((line for line in reversed(log.splitlines()) if line.strip()), "no message")
         if self._child.returncode == _EXIT_MISSING:
             raise MissingExtra(last, hint="pip install openvino-tokenizers transformers")
         raise UnsupportedModel(
             f"openvino_tokenizers cannot convert this tokenizer (exit code {self._child.returncode}): {last}",
-            hint="leave openvino out of the formats, or save the tokenizer with a pre-tokenizer it knows",
+            hint="leave openvino out of the formats",
         )
 
 
