@@ -1,0 +1,125 @@
+"""SentencePiece-type vocabularies (Llama 2, TinyLlama): exact ones are described by scores and proven, others refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gguf import GGUFWriter, TokenType
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+from edgeport.errors import GateFailure, UnsupportedModel
+from edgeport.export.formats.gguf_sentencepiece import SPACE
+from edgeport.export.formats.gguf_tokenizer import add_tokenizer, read_tokenizer
+from edgeport.export.verify.token_parity import check_token_parity
+from edgeport.export.verify.token_texts import TEXTS
+
+VOCAB_SIZE = 1200
+SPECIAL = ["<unk>", "<s>", "</s>"]
+LEGACY = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
+
+
+def sentencepiece_tokenizer(*, closed: bool = True) -> Tokenizer:
+    """A trained BPE with byte fallback; `closed` lists every split of every token as a merge, as transformers does."""
+    trained = Tokenizer(models.BPE())
+    trained.normalizer = LEGACY
+    words = ["".join(character for character in text if 0x20 <= ord(character) < 0x250) for text in TEXTS]
+    trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=SPECIAL, show_progress=False)
+    trained.train_from_iterator([word for text in words for word in text.split(" ")], trainer)
+    model = json.loads(trained.to_str())["model"]
+    learnt = [tuple(pair) for pair in model["merges"]]
+    pieces = [text for text in model["vocab"] if text not in SPECIAL]
+    ordered = [text for text in pieces if len(text) == 1] + [left + right for left, right in learnt]
+    names = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), *dict.fromkeys(ordered)]
+    vocab = {text: index for index, text in enumerate(names)}
+    splits = [(text[:cut], text[cut:]) for text in names[259:] for cut in range(1, len(text))]
+    merges = [pair for pair in splits if pair[0] in vocab and pair[1] in vocab] if closed else learnt
+    tokenizer = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = LEGACY
+    tokenizer.add_special_tokens(SPECIAL)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return tokenizer
+
+
+def save(tokenizer: Tokenizer, directory: Path) -> Path:
+    tokenizer.save(str(directory / "tokenizer.json"))
+    (directory / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>", "unk_token": "<unk>"}))
+    return directory
+
+
+def write_vocabulary(directory: Path, **changes: Any) -> Path:
+    description = read_tokenizer(directory, VOCAB_SIZE)
+    for name, value in changes.items():
+        object.__setattr__(description, name, value)
+    writer = GGUFWriter(directory / "v.gguf", "llama")
+    writer.add_context_length(64)
+    writer.add_embedding_length(64)
+    writer.add_block_count(1)
+    add_tokenizer(writer, description)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    return directory / "v.gguf"
+
+
+def test_a_converted_vocabulary_is_proven(tmp_path: Path) -> None:
+    directory = save(sentencepiece_tokenizer(), tmp_path)
+    found = read_tokenizer(directory, VOCAB_SIZE)
+    assert (found.model, found.pre, found.add_space_prefix) == ("llama", "default", True)
+    assert found.special_ids == {"bos": 1, "eos": 2, "unk": 0}
+    assert found.types[:4] == (TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL, TokenType.BYTE)
+    check_token_parity(write_vocabulary(directory), directory, ["a line of calibration text, 2026"])
+
+
+@pytest.mark.parametrize("step", ["normalizer", "pre_tokenizer"])
+def test_a_vocabulary_without_space_prefix_is_proven(step: str, tmp_path: Path) -> None:
+    tokenizer = sentencepiece_tokenizer()
+    if step == "normalizer":
+        tokenizer.normalizer = normalizers.Replace(" ", SPACE)
+    else:
+        document = json.loads(tokenizer.to_str())
+        document["normalizer"] = None
+        tokenizer = Tokenizer.from_str(json.dumps(document))
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
+    directory = save(tokenizer, tmp_path)
+    assert not read_tokenizer(directory, VOCAB_SIZE).add_space_prefix
+    check_token_parity(write_vocabulary(directory), directory)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"add_space_prefix": False}, {"add_bos": False}, {"scores": (0.0,) * VOCAB_SIZE}]
+)
+def test_a_wrong_description_is_found(wrong: dict[str, Any], tmp_path: Path) -> None:
+    directory = save(sentencepiece_tokenizer(), tmp_path)
+    with pytest.raises(GateFailure, match=r"llama\.cpp cuts line \d+ differently"):
+        check_token_parity(write_vocabulary(directory, **wrong), directory)
+
+
+def test_merges_that_scores_cannot_say_are_refused(tmp_path: Path) -> None:
+    directory = save(sentencepiece_tokenizer(closed=False), tmp_path)
+    with pytest.raises(
+        UnsupportedModel, match=r"llama.cpp would join .* which is no merge of this tokenizer.json"
+    ):
+        read_tokenizer(directory, VOCAB_SIZE)
+
+
+def test_a_missing_byte_token_is_refused(tmp_path: Path) -> None:
+    directory = save(sentencepiece_tokenizer(), tmp_path)
+    path = directory / "tokenizer.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"<0x7F>"', '"nothing"'), encoding="utf-8")
+    with pytest.raises(UnsupportedModel, match="<0x7F> is missing"):
+        read_tokenizer(directory, VOCAB_SIZE)
+
+
+@pytest.mark.parametrize("scheme", ["first", "always"])
+def test_whitespace_rules_llama_cpp_does_not_have_are_refused(scheme: str, tmp_path: Path) -> None:
+    document = json.loads(sentencepiece_tokenizer().to_str())
+    document["normalizer"] = None
+    tokenizer = Tokenizer.from_str(json.dumps(document))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+    with pytest.raises(UnsupportedModel, match="no whitespace rule") as caught:
+        read_tokenizer(save(tokenizer, tmp_path), VOCAB_SIZE)
+    assert "original tokenizer.json" in str(caught.value.hint)
