@@ -7,6 +7,7 @@ The `safetensors` package has no numpy bfloat16 and no streaming writer, which a
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -64,9 +65,13 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
                 f"{path} is not a safetensors file: header length {length}, file {size_bytes} bytes"
             )
         try:
-            header = json.loads(stream.read(length))
+            header = json.loads(stream.read(length), object_pairs_hook=_without_duplicates)
         except ValueError as error:
             raise UsageError(f"{path} has a damaged safetensors header: {error}") from error
+    if not isinstance(header, dict):
+        raise UsageError(
+            f"{path} has a damaged safetensors header: {type(header).__name__} instead of an object"
+        )
     return {
         name: _entry(path, name, item, data_start=8 + length, size_bytes=size_bytes)
         for name, item in header.items()
@@ -74,13 +79,25 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     }
 
 
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The specification forbids duplicate names; json.loads would keep the last one silently."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)} comes twice")
+    return found
+
+
 def _entry(path: Path, name: str, item: dict[str, Any], *, data_start: int, size_bytes: int) -> TensorEntry:
-    dtype, shape = str(item["dtype"]), tuple(int(size) for size in item["shape"])
+    try:
+        dtype, shape = str(item["dtype"]), tuple(int(size) for size in item["shape"])
+        start, stop = (data_start + int(offset) for offset in item["data_offsets"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{path}: the header of tensor {name} is damaged: {item!r}") from error
     if dtype not in DTYPES:
         raise UsageError(f"{path}: tensor {name} has dtype {dtype}", hint=f"readable are {', '.join(DTYPES)}")
-    start, stop = (data_start + int(offset) for offset in item["data_offsets"])
-    expected = DTYPES[dtype].itemsize * int(np.prod(shape, dtype=np.int64))
-    if stop - start != expected or start < data_start or stop > size_bytes:
+    expected = DTYPES[dtype].itemsize * math.prod(shape)
+    if min(shape, default=0) < 0 or stop - start != expected or start < data_start or stop > size_bytes:
         raise UsageError(
             f"{path}: tensor {name} {dtype}{list(shape)} needs {expected} bytes, the file holds bytes {start}..{stop} of {size_bytes}",
             hint="the file is truncated or damaged; fetch it again",
@@ -158,9 +175,10 @@ class SafetensorsWriter:
             raise ValueError(f"{name}: planned {plan.shape[0]} rows, got {rows}")
 
     def close(self) -> None:
-        if self._pending:
-            raise ValueError(f"{self.path.name}: {len(self._pending)} planned tensors were not written")
         self._stream.close()
+        if self._pending:
+            self._temporary.unlink()
+            raise ValueError(f"{self.path.name}: {len(self._pending)} planned tensors were not written")
         self._temporary.replace(self.path)
 
     def __enter__(self) -> SafetensorsWriter:

@@ -21,6 +21,7 @@ from edgeport.errors import UnsupportedModel
 from edgeport.export.checkpoint import SOURCE_FOLDER, TensorRecord, pack_codes, write_index
 from edgeport.export.families.decoder import TensorSpec
 from edgeport.export.quantize import rtn
+from edgeport.export.quantize.grid import LARGEST_SCALE
 from edgeport.export.recipe import Recipe
 from edgeport.export.safetensors_file import DTYPES, SafetensorsWriter, TensorPlan
 from edgeport.export.source import SIDE_FILES, SourceModel
@@ -84,7 +85,13 @@ def quantize_tensor(values: npt.NDArray[Any], scheme: TensorScheme, *, name: str
     payload = np.empty((rows, columns * scheme.bits // 8), dtype=np.uint8)
     scales = np.empty((rows, columns // scheme.block), dtype=np.float16)
     digest = hashlib.sha256()
+    largest = float(LARGEST_SCALE) * (1 << (scheme.bits - 1))
     for start, piece in _pieces(values, name):
+        if np.abs(piece).max() > largest:
+            raise UnsupportedModel(
+                f"{name} has values beyond {largest:g}, the largest {scheme} can hold",
+                hint="use the recipe bf16",
+            )
         solved = rtn.solve(piece, scheme)
         stop = start + piece.shape[0]
         payload[start:stop] = pack_codes(solved.codes, scheme.bits)
