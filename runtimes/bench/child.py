@@ -78,6 +78,7 @@ def measure_memory(format_name: str, path: str, *, n_prompt: int, threads: int, 
 
 
 def import_engine(format_name: str) -> None:
-    """Import what the engine needs, so that loading a container is timed and weighed alone."""
-    for package in ENGINES[format_name].packages:
-        importlib.import_module(package)
+    """Import the adapter and what it needs, so that loading a container is timed and weighed alone."""
+    engine = ENGINES[format_name]
+    for module in (*engine.packages, engine.opener.partition(":")[0]):
+        importlib.import_module(module)

@@ -42,7 +42,7 @@ table.facts td { overflow-wrap: anywhere; font-weight: 400; }
 table.facts th { width: 11rem; vertical-align: top; padding-top: .5rem; white-space: normal; }
 table.files th:last-child, table.files td:last-child { text-align: left; }
 table.files td:last-child { font: .75rem ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
-td.missing { color: var(--quiet); font-style: italic; }
+td.missing { color: var(--quiet); font-style: italic; font-size: .85rem; }
 code, pre { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: .85em; }
 pre { margin: 0; padding: .8rem 1rem; background: var(--card); border-radius: 4px; white-space: pre-wrap; overflow-wrap: anywhere; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 1.2rem; }

@@ -25,8 +25,8 @@ from edgeport.runtimes.isolation import run_isolated
 from edgeport.runtimes.threads import thread_count
 from edgeport.units import format_count
 
-DISTRIBUTIONS = {"llama_cpp": "llama-cpp-python"}
-"""Where the name to install differs from the name to import."""
+DISTRIBUTIONS = {"llama_cpp": "llama-cpp-python", "numpy": "edgeport"}
+"""Where the name to install differs from the name to import; the engine written in numpy is edgeport's own."""
 UNTIMED = {"safetensors": "the numpy reference is there to be exact; no speed is claimed for it"}
 """Left out unless asked for by name."""
 BANDWIDTH_SECONDS = 1.0
