@@ -34,6 +34,7 @@ class ExportRequest:
     threads: int | None = None
     force: bool = False
     resume: bool = True
+    verify: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="start anew instead of from the last whole stage of a killed export",
     )
+    parser.add_argument(
+        "--no-verify",
+        action="store_true",
+        help="publish without re-opening the containers; the manifest says that they are not verified",
+    )
     parser.add_argument("--dry-run", action="store_true", help="show the plan and stop")
     parser.add_argument("--list-recipes", action="store_true", help="list the shipped recipes and stop")
     parser.add_argument(
@@ -95,6 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
         force=arguments.force,
         resume=not arguments.no_resume,
+        verify=not arguments.no_verify,
     )
     plan = make_plan(request)
     if arguments.dry_run:

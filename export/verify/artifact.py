@@ -45,7 +45,8 @@ class Verification:
         return bool(self.checks) and all(check.passed for check in self.checks)
 
     def container_passed(self, format_name: str) -> bool:
-        return all(check.passed for check in self.checks if check.container == format_name)
+        own = [check.passed for check in self.checks if check.container == format_name]
+        return bool(own) and all(own)
 
 
 def verify_artifact(directory: Path, *, formats: Sequence[str] = (), progress: Progress) -> Verification:
@@ -73,7 +74,7 @@ def _container_checks(
         "files": lambda: _check_files(directory, entry),
         "weights": lambda: _check_weights(entry, path, expected),
         "tokens": lambda: check_tokens(entry.format, path, read_golden(directory).texts),
-        "logits": lambda: _check_logits(agreement()["exact"], read_golden(directory).continuation),
+        "logits": lambda: _check_logits(agreement()["exact"]),
         "shipped": lambda: _check_shipped(agreement()["shipped"]),
     }
 
@@ -151,18 +152,13 @@ def _agreement(directory: Path, format_name: str, path: Path) -> dict[str, dict[
     return found
 
 
-def _check_logits(found: Mapping[str, Any], continuation: Sequence[int]) -> str:
+def _check_logits(found: Mapping[str, Any]) -> str:
     error, same_top = found["relative_error"], found["same_top"]
     if not error <= EXACT_TOLERANCE:
         raise ArtifactError(
             f"logits differ from the dequantized model by {error:.2e}, allowed in exact mode are {EXACT_TOLERANCE:g}"
         )
-    told = f"relative error {error:.1e} in exact mode, same top token {same_top:.0%}"
-    if list(found["continuation"]) != list(continuation):
-        # A tie in float32 may fall either way; a real difference shows in the error, which was within tolerance.
-        pairs = enumerate(zip(found["continuation"], continuation, strict=False))
-        told += f", greedy text differs from token {next(at for at, (got, want) in pairs if got != want)}"
-    return told
+    return f"relative error {error:.1e} in exact mode, same top token {same_top:.0%}"
 
 
 def _check_shipped(found: Mapping[str, Any]) -> str:
@@ -171,4 +167,7 @@ def _check_shipped(found: Mapping[str, Any]) -> str:
         raise ArtifactError(
             f"as shipped, logits differ from the dequantized model by {error:.2e}, allowed are {SHIPPED_TOLERANCE:g}"
         )
-    return f"relative error {error:.1e} as shipped, same top token {same_top:.0%}"
+    generated = len(found["continuation"])
+    return (
+        f"relative error {error:.1e} as shipped, same top token {same_top:.0%}, {generated} tokens generated"
+    )

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from edgeport.errors import ArtifactError
 from edgeport.export.checkpoint import tensor_digest
-from edgeport.export.verify.golden import Agreement, Golden, compare, read_golden
+from edgeport.export.verify.golden import DECODE_TOKENS, Agreement, Golden, compare, read_golden
 from edgeport.lazy import load
 from edgeport.runtimes.engines import ENGINES
 from edgeport.runtimes.session import Session, SessionOptions
@@ -47,7 +47,7 @@ def engine_agreement(format_name: str, entry_point: str, artifact: str) -> dict[
 
 
 def _agreement(format_name: str, path: Path, golden: Golden, *, exact: bool) -> Agreement:
-    context_length = len(golden.prompt) + len(golden.continuation) + 1
+    context_length = len(golden.prompt) + DECODE_TOKENS
     engine = ENGINES[format_name]
     with tempfile.TemporaryDirectory(prefix="edgeport-exact-") as folder:
         if format_name == "gguf" and exact:

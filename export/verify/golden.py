@@ -36,7 +36,7 @@ class Golden:
     """prompt: token ids, the first `prefill` of them fed in one piece and the others one by one.
 
     logits: one row per prompt token, at the vocabulary entries `sampled`; top: the argmax of each position.
-    continuation: greedy tokens after the prompt. texts: hard texts and their token ids, for every container's tokenizer.
+    texts: hard texts and their token ids, for every container's tokenizer.
     """
 
     prompt: tuple[int, ...]
@@ -44,7 +44,6 @@ class Golden:
     sampled: tuple[int, ...]
     logits: tuple[tuple[float, ...], ...]
     top: tuple[int, ...]
-    continuation: tuple[int, ...]
     texts: tuple[TokenizedText, ...]
 
 
@@ -54,6 +53,7 @@ class Agreement:
 
     relative_error: ||got - want|| / ||want|| over all positions and sampled entries, both with their mean removed per
     position, because a softmax does not see a constant. same_top: share of positions with the golden argmax.
+    continuation: the greedy tokens the session generated after the prompt.
     """
 
     relative_error: float
@@ -64,24 +64,20 @@ class Agreement:
 def compute_golden(container: Path) -> Golden:
     """Run the reference over the packed safetensors in folder `container`, which holds the tokenizer as well."""
     prompt = _encode_prompt(container)
-    session = open_session(container, SessionOptions(context_length=len(prompt) + DECODE_TOKENS))
+    session = open_session(container, SessionOptions(context_length=len(prompt)))
     try:
-        step = max(session.vocab_size // SAMPLED_LOGITS, 1)
-        sampled = tuple(range(0, session.vocab_size, step))
-        prefill = min(PREFILL_TOKENS, len(prompt) - 1)
-        rows = _feed(session, prompt, prefill)
-        continuation = _continue(session, int(rows[-1].argmax()))
-        return Golden(
-            prompt=prompt,
-            prefill=prefill,
-            sampled=sampled,
-            logits=tuple(tuple(float(value) for value in row[list(sampled)]) for row in rows),
-            top=tuple(int(top) for top in rows.argmax(axis=1)),
-            continuation=continuation,
-            texts=golden_texts(container),
-        )
+        rows = session.feed(prompt, all_logits=True)
     finally:
         session.close()
+    sampled = tuple(range(0, rows.shape[1], max(rows.shape[1] // SAMPLED_LOGITS, 1)))
+    return Golden(
+        prompt=prompt,
+        prefill=min(PREFILL_TOKENS, len(prompt) - 1),
+        sampled=sampled,
+        logits=tuple(tuple(float(value) for value in row[list(sampled)]) for row in rows),
+        top=tuple(int(top) for top in rows.argmax(axis=1)),
+        texts=golden_texts(container),
+    )
 
 
 def _encode_prompt(container: Path) -> tuple[int, ...]:
@@ -118,7 +114,6 @@ def read_golden(directory: Path) -> Golden:
             sampled=tuple(document["sampled"]),
             logits=tuple(map(tuple, document["logits"])),
             top=tuple(document["top"]),
-            continuation=tuple(document["continuation"]),
             texts=tuple((str(text), tuple(ids)) for text, ids in document["texts"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -16,6 +16,9 @@ Floats = npt.NDArray[np.float32]
 Node = Any
 
 _PLAIN: dict[str, npt.DTypeLike] = {"u8": np.uint8, "i8": np.int8, "f16": np.float16, "f32": np.float32}
+_SMALLEST_NORMAL = 0x38800000  # 2**-14 and 65504 as the bits of a float32
+_LARGEST = 0x477FE000
+_CHUNK_ELEMENTS = 1 << 17  # the work arrays stay in a core's cache
 _OPERATIONS = ("Convert", "Subtract", "Multiply", "Reshape")
 
 
@@ -62,8 +65,27 @@ def _rounded(values: Floats, node: Node, purpose: str) -> Floats:
         return values
     if kind != "f16":
         raise ArtifactError(f"{purpose} is decompressed in {kind}, expected f16 or f32")
-    with np.errstate(over="ignore"):
-        return values.astype(np.float16).astype(np.float32)
+    if not (node.get_type_name() == "Convert" and _is_integer(node)):  # codes of 8 bits or fewer are exact
+        _round_to_half(values.reshape(-1))
+    return values
+
+
+def _is_integer(node: Node) -> bool:
+    return bool(node.get_input_element_type(0).is_integral())
+
+
+def _round_to_half(values: Floats) -> None:
+    """In place to the nearest float16. Only elements that are not one already are converted, which is slow in numpy."""
+    for start in range(0, values.size, _CHUNK_ELEMENTS):
+        chunk = values[start : start + _CHUNK_ELEMENTS]
+        bits = chunk.view(np.uint32)
+        magnitude = bits & np.uint32(0x7FFFFFFF)
+        inexact = (bits & np.uint32(0x1FFF)) != 0  # more than float16's 10 mantissa bits
+        inexact |= (magnitude - np.uint32(1)) < np.uint32(_SMALLEST_NORMAL - 1)  # zero wraps to the largest
+        inexact |= magnitude > np.uint32(_LARGEST)
+        if inexact.any():
+            with np.errstate(over="ignore"):
+                chunk[inexact] = chunk[inexact].astype(np.float16)
 
 
 def _unpack(node: Node, purpose: str) -> Floats:
