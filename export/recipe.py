@@ -101,7 +101,7 @@ def load_recipe(name_or_path: str) -> Recipe:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RecipeError(f"recipe {path} cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, or UnicodeDecodeError
         raise RecipeError(f"recipe {path} is not TOML: {error}") from error
     return parse(document, default_name=path.stem)
 
@@ -119,7 +119,11 @@ def parse(document: Mapping[str, Any], *, default_name: str) -> Recipe:
     if solver not in SOLVERS:
         problems.append(f"unknown solver {solver!r}, solvers are {', '.join(SOLVERS)}")
     overrides = {}
-    for pattern, text in dict(document.get("overrides", {})).items():
+    table = document.get("overrides", {})
+    if not isinstance(table, Mapping):
+        problems.append(f"overrides is {table!r}, expected a table of tensor-name pattern = scheme")
+        table = {}
+    for pattern, text in table.items():
         try:
             overrides[pattern] = parse_scheme(str(text))
         except RecipeError as error:

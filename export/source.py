@@ -88,6 +88,8 @@ def open_source(model: str) -> SourceModel:
         ) from error
     except ValueError as error:
         raise UsageError(f"{config_path} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise UsageError(f"{config_path} holds {type(config).__name__}, expected an object")
     spec = read_spec(config)
     weights = SafetensorsFolder(directory)
     source = SourceModel(directory, model, directory.resolve().name, spec, weights)

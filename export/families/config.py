@@ -54,6 +54,12 @@ _REQUIRED = (
 )  # fmt: skip
 
 
+_ROPE_REQUIRED = {
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
+
+
 def read_rope(config: Mapping[str, Any], problems: list[str]) -> RopeSpec | None:
     """Rotary settings: transformers 5 keeps them in `rope_parameters`, older files in `rope_theta` and `rope_scaling`."""
     settings: Mapping[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
@@ -62,6 +68,10 @@ def read_rope(config: Mapping[str, Any], problems: list[str]) -> RopeSpec | None
     partial = float(settings.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0)
     if partial != 1.0:
         problems.append(f"partial_rotary_factor is {partial}, supported is 1.0")
+    missing = [key for key in _ROPE_REQUIRED.get(kind, ()) if settings.get(key) is None]
+    if missing:
+        problems.append(f"rope scaling {kind!r} lacks {', '.join(missing)}")
+        return None
     if kind == "default":
         return RopeSpec(theta)
     if kind == "linear":
