@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from gguf import GGUFWriter
 
 from edgeport.export.checkpoint import Checkpoint
 from edgeport.export.formats.base import WriteOptions
 from edgeport.export.formats.gguf import GgufFormat
+from edgeport.export.formats.gguf_tokenizer import add_tokenizer, read_tokenizer
 from edgeport.export.quantize.run import quantize
 from edgeport.export.recipe import Recipe, parse_scheme
 from edgeport.export.source import open_source
@@ -65,3 +69,25 @@ def pack() -> Callable[[Checkpoint, Path], Path]:
 @pytest.fixture
 def checkpoint_of() -> Callable[[Path, str, Path], Checkpoint]:
     return make_checkpoint
+
+
+@pytest.fixture
+def write_vocabulary() -> Callable[..., Path]:
+    """write_vocabulary(tokenizer folder, vocab_size, field=value, ...) -> a GGUF file without weights.
+
+    The fields replace those of the tokenizer's description: the place to plant a fault.
+    """
+
+    def write(directory: Path, vocab_size: int, **faults: Any) -> Path:
+        writer = GGUFWriter(directory / "v.gguf", "llama")
+        writer.add_context_length(64)
+        writer.add_embedding_length(64)
+        writer.add_block_count(1)
+        add_tokenizer(writer, dataclasses.replace(read_tokenizer(directory, vocab_size), **faults))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        writer.close()
+        return directory / "v.gguf"
+
+    return write

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gguf import GGUFWriter, TokenType
+from gguf import TokenType
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from edgeport.errors import GateFailure, UnsupportedModel
 from edgeport.export.formats.gguf_sentencepiece import SPACE
-from edgeport.export.formats.gguf_tokenizer import add_tokenizer, read_tokenizer
+from edgeport.export.formats.gguf_tokenizer import read_tokenizer
 from edgeport.export.verify.token_parity import check_token_parity
 from edgeport.export.verify.token_texts import TEXTS
 
@@ -49,33 +49,19 @@ def save(tokenizer: Tokenizer, directory: Path) -> Path:
     return directory
 
 
-def write_vocabulary(directory: Path, **changes: Any) -> Path:
-    description = read_tokenizer(directory, VOCAB_SIZE)
-    for name, value in changes.items():
-        object.__setattr__(description, name, value)
-    writer = GGUFWriter(directory / "v.gguf", "llama")
-    writer.add_context_length(64)
-    writer.add_embedding_length(64)
-    writer.add_block_count(1)
-    add_tokenizer(writer, description)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    writer.close()
-    return directory / "v.gguf"
-
-
-def test_a_converted_vocabulary_is_proven(tmp_path: Path) -> None:
+def test_a_converted_vocabulary_is_proven(write_vocabulary, tmp_path: Path) -> None:
     directory = save(sentencepiece_tokenizer(), tmp_path)
     found = read_tokenizer(directory, VOCAB_SIZE)
     assert (found.model, found.pre, found.add_space_prefix) == ("llama", "default", True)
     assert found.special_ids == {"bos": 1, "eos": 2, "unk": 0}
     assert found.types[:4] == (TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL, TokenType.BYTE)
-    check_token_parity(write_vocabulary(directory), directory, ["a line of calibration text, 2026"])
+    check_token_parity(
+        write_vocabulary(directory, VOCAB_SIZE), directory, ["a line of calibration text, 2026"]
+    )
 
 
 @pytest.mark.parametrize("step", ["normalizer", "pre_tokenizer"])
-def test_a_vocabulary_without_space_prefix_is_proven(step: str, tmp_path: Path) -> None:
+def test_a_vocabulary_without_space_prefix_is_proven(step: str, write_vocabulary, tmp_path: Path) -> None:
     tokenizer = sentencepiece_tokenizer()
     if step == "normalizer":
         tokenizer.normalizer = normalizers.Replace(" ", SPACE)
@@ -86,16 +72,16 @@ def test_a_vocabulary_without_space_prefix_is_proven(step: str, tmp_path: Path) 
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
     directory = save(tokenizer, tmp_path)
     assert not read_tokenizer(directory, VOCAB_SIZE).add_space_prefix
-    check_token_parity(write_vocabulary(directory), directory)
+    check_token_parity(write_vocabulary(directory, VOCAB_SIZE), directory)
 
 
 @pytest.mark.parametrize(
     "wrong", [{"add_space_prefix": False}, {"add_bos": False}, {"scores": (0.0,) * VOCAB_SIZE}]
 )
-def test_a_wrong_description_is_found(wrong: dict[str, Any], tmp_path: Path) -> None:
+def test_a_wrong_description_is_found(wrong: dict[str, Any], write_vocabulary, tmp_path: Path) -> None:
     directory = save(sentencepiece_tokenizer(), tmp_path)
     with pytest.raises(GateFailure, match=r"llama\.cpp cuts line \d+ differently"):
-        check_token_parity(write_vocabulary(directory, **wrong), directory)
+        check_token_parity(write_vocabulary(directory, VOCAB_SIZE, **wrong), directory)
 
 
 def test_merges_that_scores_cannot_say_are_refused(tmp_path: Path) -> None:

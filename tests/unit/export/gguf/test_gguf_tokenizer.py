@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gguf import GGUFReader, GGUFWriter, TokenType
+from gguf import GGUFReader, TokenType
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from edgeport.errors import GateFailure, RuntimeFailure, UnsupportedModel
 from edgeport.export.formats.gguf_pretokenizer import GPT2, LLAMA3, QWEN2, QWEN35, pre_tokenizer_name
-from edgeport.export.formats.gguf_tokenizer import GgufTokenizer, add_tokenizer, read_tokenizer
+from edgeport.export.formats.gguf_tokenizer import read_tokenizer
 from edgeport.export.verify.token_parity import check_token_parity
 from edgeport.export.verify.token_texts import TEXTS
 
@@ -78,49 +78,32 @@ def edit(directory: Path, change: Callable[[dict[str, Any]], None]) -> None:
     path.write_text(json.dumps(document), encoding="utf-8")
 
 
-def write_vocabulary(description: GgufTokenizer, path: Path) -> Path:
-    """A GGUF file without weights: what llama.cpp's vocab_only reads."""
-    writer = GGUFWriter(path, "llama")
-    writer.add_context_length(64)
-    writer.add_embedding_length(64)
-    writer.add_block_count(1)
-    add_tokenizer(writer, description)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    writer.close()
-    return path
-
-
 @pytest.mark.parametrize("name", KNOWN)
-def test_known_pre_tokenizers_are_named_and_proven(name: str, tmp_path: Path) -> None:
+def test_known_pre_tokenizers_are_named_and_proven(name: str, write_vocabulary, tmp_path: Path) -> None:
     make, ignore_merges, composes = KNOWN[name]
     tokenizer = byte_level_tokenizer(make(), ignore_merges=ignore_merges, composes=composes)
     directory = save(tokenizer, tmp_path / "model")
     description = read_tokenizer(directory, VOCAB_SIZE)
     assert (description.model, description.pre) == ("gpt2", name)
     lines = ["a line of calibration text, 2026", "und noch eine: naïve\n\tx += 1"]
-    check_token_parity(write_vocabulary(description, tmp_path / "v.gguf"), directory, lines)
+    check_token_parity(write_vocabulary(directory, VOCAB_SIZE), directory, lines)
 
 
 @pytest.mark.parametrize("wrong", ["qwen2", "smollm", "llama-bpe"])
-def test_a_wrong_pre_tokenizer_name_is_found(wrong: str, tmp_path: Path) -> None:
+def test_a_wrong_pre_tokenizer_name_is_found(wrong: str, write_vocabulary, tmp_path: Path) -> None:
     directory = save(byte_level_tokenizer(gpt2()), tmp_path / "model")
-    description = read_tokenizer(directory, VOCAB_SIZE)
-    object.__setattr__(description, "pre", wrong)
     with pytest.raises(GateFailure, match=r"v\.gguf: llama\.cpp cuts line \d+ differently"):
-        check_token_parity(write_vocabulary(description, tmp_path / "v.gguf"), directory)
+        check_token_parity(write_vocabulary(directory, VOCAB_SIZE, pre=wrong), directory)
 
 
-def test_a_wrong_merge_is_found(tmp_path: Path) -> None:
+def test_a_wrong_merge_is_found(write_vocabulary, tmp_path: Path) -> None:
     directory = save(byte_level_tokenizer(gpt2()), tmp_path / "model")
-    description = read_tokenizer(directory, VOCAB_SIZE)
-    object.__setattr__(description, "merges", (*description.merges[1:], description.merges[0]))
+    first, *others = read_tokenizer(directory, VOCAB_SIZE).merges
     with pytest.raises(GateFailure, match="differently"):
-        check_token_parity(write_vocabulary(description, tmp_path / "v.gguf"), directory)
+        check_token_parity(write_vocabulary(directory, VOCAB_SIZE, merges=(*others, first)), directory)
 
 
-def test_two_exchanged_tokens_are_found(tmp_path: Path) -> None:
+def test_two_exchanged_tokens_are_found(write_vocabulary, tmp_path: Path) -> None:
     """Two tokens that no text yields, being steps on the way to longer ones: their bytes give them away."""
     tokenizer = byte_level_tokenizer(gpt2())
     directory = save(tokenizer, tmp_path / "model")
@@ -130,15 +113,14 @@ def test_two_exchanged_tokens_are_found(tmp_path: Path) -> None:
     first, second = [index for index in normal if index not in seen][-2:]
     tokens = list(description.tokens)
     tokens[first], tokens[second] = tokens[second], tokens[first]
-    object.__setattr__(description, "tokens", tuple(tokens))
     with pytest.raises(GateFailure, match=f"token {first} reads b'.*' in llama.cpp, tokenizer.json has b'"):
-        check_token_parity(write_vocabulary(description, tmp_path / "v.gguf"), directory)
+        check_token_parity(write_vocabulary(directory, VOCAB_SIZE, tokens=tuple(tokens)), directory)
 
 
-def test_a_difference_in_the_callers_lines_is_found(tmp_path: Path) -> None:
+def test_a_difference_in_the_callers_lines_is_found(write_vocabulary, tmp_path: Path) -> None:
     """A tokenizer.json that drops letters the built-in texts never have in a row."""
     directory = save(byte_level_tokenizer(gpt2()), tmp_path / "model")
-    path = write_vocabulary(read_tokenizer(directory, VOCAB_SIZE), tmp_path / "v.gguf")
+    path = write_vocabulary(directory, VOCAB_SIZE)
     edit(
         directory,
         lambda document: document.update(
@@ -233,7 +215,7 @@ def test_types_special_ids_and_fillers(tmp_path: Path) -> None:
     ]
 
 
-def test_the_post_processor_decides_what_is_added(tmp_path: Path) -> None:
+def test_the_post_processor_decides_what_is_added(write_vocabulary, tmp_path: Path) -> None:
     tokenizer = byte_level_tokenizer(gpt2())
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<|im_start|> $A <|im_end|>", special_tokens=[("<|im_start|>", 1), ("<|im_end|>", 2)]
@@ -241,7 +223,7 @@ def test_the_post_processor_decides_what_is_added(tmp_path: Path) -> None:
     directory = save(tokenizer, tmp_path, add_bos_token=False)
     found = read_tokenizer(directory, VOCAB_SIZE)
     assert (found.add_bos, found.add_eos, found.special_ids["bos"]) == (True, True, 1)
-    check_token_parity(write_vocabulary(found, tmp_path / "v.gguf"), directory)
+    check_token_parity(write_vocabulary(directory, VOCAB_SIZE), directory)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<|im_start|> <|endoftext|> $A", special_tokens=[("<|im_start|>", 1), ("<|endoftext|>", 0)]
     )
@@ -257,7 +239,7 @@ def test_a_model_without_an_end_is_refused(tmp_path: Path) -> None:
     assert read_tokenizer(directory, VOCAB_SIZE).special_ids == {"eos": 2, "bos": 2}
 
 
-def test_chat_templates_are_carried(tmp_path: Path, tiny_llama_dir: Path) -> None:
+def test_chat_templates_are_carried(write_vocabulary, tmp_path: Path, tiny_llama_dir: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copyfile(tiny_llama_dir / name, tmp_path / name)
     text = (tmp_path / "chat_template.jinja").read_text(encoding="utf-8")
@@ -266,8 +248,7 @@ def test_chat_templates_are_carried(tmp_path: Path, tiny_llama_dir: Path) -> Non
     (tmp_path / "tokenizer_config.json").write_text(
         json.dumps({"eos_token": "<|im_end|>", "chat_template": named})
     )
-    description = read_tokenizer(tmp_path, 512)
-    fields = GGUFReader(write_vocabulary(description, tmp_path / "v.gguf")).fields
+    fields = GGUFReader(write_vocabulary(tmp_path, 512)).fields
     assert fields["tokenizer.chat_template"].contents() == "D"
     assert fields["tokenizer.chat_template.tool_use"].contents() == "T"
     assert fields["tokenizer.chat_templates"].contents() == ["tool_use"]
