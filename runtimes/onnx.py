@@ -72,6 +72,7 @@ class OnnxSession:
         self._positions = np.arange(length, dtype=np.int64)[None, :]
         self.shared_cache = bool(config.get("search", {}).get("past_present_share_buffer"))
         self._buffers = self._allocate(length if self.shared_cache else 0)
+        self._binding: Any = None
 
     @property
     def vocab_size(self) -> int:
@@ -104,25 +105,20 @@ class OnnxSession:
 
     def close(self) -> None:
         if self._window.close():
-            self._session, self._buffers = None, []
+            self._session, self._binding, self._buffers = None, None, []
 
     def _run(self, tokens: Sequence[int]) -> Logits:
         """Logits [len(tokens) or 1, vocab_size]; the cache holds the tokens afterwards."""
         begin = self._window.position
         end = begin + len(tokens)
-        binding = self._session.io_binding()
+        if self._binding is None or not self.shared_cache:
+            self._binding = self._bind_cache()
+        binding = self._binding
         binding.bind_cpu_input("input_ids", np.asarray(tokens, np.int64)[None, :])
         binding.bind_cpu_input("attention_mask", self._mask[:, :end])
         if "position_ids" in self._inputs:
             binding.bind_cpu_input("position_ids", self._positions[:, begin:end])
-        for name, buffer in zip(self._cache.past, self._buffers, strict=True):
-            binding.bind_ortvalue_input(name, buffer)
-        binding.bind_output("logits", "cpu")
-        for name, buffer in zip(self._cache.present, self._buffers, strict=True):
-            if self.shared_cache:
-                binding.bind_ortvalue_output(name, buffer)
-            else:
-                binding.bind_output(name, "cpu")
+        binding.bind_output("logits", "cpu")  # anew each time: the number of rows changes
         try:
             self._session.run_with_iobinding(binding)
         except _engine_errors() as error:
@@ -132,6 +128,19 @@ class OnnxSession:
             self._buffers = present
         self._window.position = end
         return np.asarray(logits.numpy()[0], np.float32)
+
+    def _bind_cache(self) -> Any:
+        """Past and present: one buffer for both when it is shared, else the next run's past comes out of this run."""
+        binding = self._session.io_binding()
+        binding.bind_output("logits", "cpu")  # the first output bound is the first one returned
+        for name, buffer in zip(self._cache.past, self._buffers, strict=True):
+            binding.bind_ortvalue_input(name, buffer)
+        for name, buffer in zip(self._cache.present, self._buffers, strict=True):
+            if self.shared_cache:
+                binding.bind_ortvalue_output(name, buffer)
+            else:
+                binding.bind_output(name, "cpu")
+        return binding
 
     def _allocate(self, length: int) -> list[Any]:
         shape = (1, self._cache.kv_heads, length, self._cache.head_dim)
