@@ -28,7 +28,7 @@ from edgeport.runtimes.window import Window, choose_context_length
 _CHUNK_TOKENS = 256
 """A prompt goes through in pieces: the graph computes logits of every row, and 256 rows of a 150k vocabulary are 150 MB."""
 _KEPT_INPUTS = ("input_ids", "attention_mask", "position_ids")
-_CACHE_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 def open_session(path: Path, options: SessionOptions) -> OnnxSession:
@@ -72,6 +72,8 @@ class OnnxSession:
         self._positions = np.arange(length, dtype=np.int64)[None, :]
         self.shared_cache = bool(config.get("search", {}).get("past_present_share_buffer"))
         self._buffers = self._allocate(length if self.shared_cache else 0)
+        self._logits_dtype = _DTYPES.get(logits.type, np.float32)
+        self._row = self._allocate_logits(1)
         self._binding: Any = None
 
     @property
@@ -92,9 +94,9 @@ class OnnxSession:
         rows = []
         for begin in range(0, len(tokens), step):
             logits = self._run(tokens[begin : begin + step])
-            if all_logits:
-                rows.append(logits)
-        return np.concatenate(rows) if all_logits else logits[-1:].copy()
+            if all_logits or begin + step >= len(tokens):
+                rows.append(np.array(logits.numpy()[0, 0 if all_logits else -1 :], np.float32))
+        return np.concatenate(rows)
 
     def rewind(self, position: int) -> None:
         self._window.check_rewind(position)
@@ -105,10 +107,11 @@ class OnnxSession:
 
     def close(self) -> None:
         if self._window.close():
-            self._session, self._binding, self._buffers = None, None, []
+            self._session = self._binding = self._row = None
+            self._buffers = []
 
-    def _run(self, tokens: Sequence[int]) -> Logits:
-        """Logits [len(tokens) or 1, vocab_size]; the cache holds the tokens afterwards."""
+    def _run(self, tokens: Sequence[int]) -> Any:
+        """The engine's logits [1, len(tokens) or 1, vocab_size], valid until the next call; the cache then has the tokens."""
         begin = self._window.position
         end = begin + len(tokens)
         if self._binding is None or not self.shared_cache:
@@ -118,21 +121,23 @@ class OnnxSession:
         binding.bind_cpu_input("attention_mask", self._mask[:, :end])
         if "position_ids" in self._inputs:
             binding.bind_cpu_input("position_ids", self._positions[:, begin:end])
-        binding.bind_output("logits", "cpu")  # anew each time: the number of rows changes
+        target = self._row if len(tokens) == 1 or self._last_row_only else self._allocate_logits(len(tokens))
+        binding.bind_ortvalue_output("logits", target)
         try:
             self._session.run_with_iobinding(binding)
         except _engine_errors() as error:
             raise RuntimeFailure(f"ONNX Runtime failed on tokens {begin}..{end - 1}: {error}") from error
-        logits, *present = binding.get_outputs()
         if not self.shared_cache:
-            self._buffers = present
+            self._buffers = binding.get_outputs()[:-1]
         self._window.position = end
-        return np.asarray(logits.numpy()[0], np.float32)
+        return target
 
     def _bind_cache(self) -> Any:
-        """Past and present: one buffer for both when it is shared, else the next run's past comes out of this run."""
+        """Past and present: one buffer for both when it is shared, else the next run's past comes out of this run.
+
+        Outputs are returned in the order in which they were bound first: the cache, then the logits.
+        """
         binding = self._session.io_binding()
-        binding.bind_output("logits", "cpu")  # the first output bound is the first one returned
         for name, buffer in zip(self._cache.past, self._buffers, strict=True):
             binding.bind_ortvalue_input(name, buffer)
         for name, buffer in zip(self._cache.present, self._buffers, strict=True):
@@ -141,6 +146,10 @@ class OnnxSession:
             else:
                 binding.bind_output(name, "cpu")
         return binding
+
+    def _allocate_logits(self, rows: int) -> Any:
+        shape = [1, rows, self.vocab_size]
+        return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, self._logits_dtype, "cpu", 0)
 
     def _allocate(self, length: int) -> list[Any]:
         shape = (1, self._cache.kv_heads, length, self._cache.head_dim)
@@ -187,7 +196,7 @@ def _describe_cache(session: Any) -> _Cache:
         raise UnsupportedModel(
             f"this ONNX graph is not a decoder with a key-value cache; its inputs are {names}"
         )
-    dtype = _CACHE_DTYPES.get(past[0].type)
+    dtype = _DTYPES.get(past[0].type)
     if dtype is None:
         raise UnsupportedModel(
             f"a key-value cache of {past[0].type} is not supported", hint="export it as float or float16"
