@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from tokenizers import Tokenizer
 from edgeport.errors import UnsupportedModel
 from edgeport.export.formats.gguf_pretokenizer import pre_tokenizer_name
 from edgeport.export.formats.gguf_sentencepiece import is_sentencepiece, sentencepiece_scores, space_prefix
+from edgeport.export.formats.gguf_special_tokens import chat_templates, special_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +61,11 @@ def read_tokenizer(directory: Path, vocab_size: int) -> GgufTokenizer:
         types=types,
         scores=sentencepiece_scores(tokens, types, merges) if sentencepiece else (),
         merges=() if sentencepiece else tuple(" ".join(pair) for pair in merges),
-        special_ids=_special_ids(directory, tokens, prefix, suffix),
+        special_ids=special_ids(directory, tokens, prefix, suffix),
         add_bos=bool(prefix),
         add_eos=bool(suffix),
         add_space_prefix=sentencepiece and space_prefix(document),
-        chat_templates=_chat_templates(directory),
+        chat_templates=chat_templates(directory),
     )
 
 
@@ -159,6 +160,8 @@ def _vocabulary(
 
 def _added_around_text(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     """The ids the post-processor really puts before and after a text."""
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     plain = tokenizer.encode("a", add_special_tokens=False).ids
     full = tokenizer.encode("a", add_special_tokens=True).ids
     at = next((at for at in range(len(full)) if full[at : at + len(plain)] == plain), None)
@@ -167,62 +170,3 @@ def _added_around_text(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
             f"tokenizer.json turns tokens {plain} into {full}; llama.cpp adds one token before and one after at most"
         )
     return full[:at], full[at + len(plain) :]
-
-
-def _special_ids(
-    directory: Path, tokens: Sequence[str], prefix: list[int], suffix: list[int]
-) -> dict[str, int]:
-    """bos, eos, unk, pad by tokenizer_config.json, then special_tokens_map.json, then config.json."""
-    ids = {text: index for index, text in enumerate(tokens)}
-    names = [_json(directory / name) for name in ("tokenizer_config.json", "special_tokens_map.json")]
-    config, generation = _json(directory / "config.json"), _json(directory / "generation_config.json")
-    found: dict[str, int] = {}
-    for kind in ("bos", "eos", "unk", "pad"):
-        texts = [_content(document.get(f"{kind}_token")) for document in names]
-        by_text = [ids[text] for text in texts if text is not None and text in ids]
-        by_id = [index for index in _id_list(config.get(f"{kind}_token_id")) if index < len(ids)]
-        if by_text or by_id:
-            found[kind] = (by_text + by_id)[0]
-    if "eos" not in found and not suffix:
-        raise UnsupportedModel(
-            "no end-of-text token: llama.cpp would stop at token 11 instead",
-            hint="set eos_token in tokenizer_config.json",
-        )
-    if suffix:
-        found["eos"] = suffix[0]
-    # without a bos llama.cpp takes token 11; the end-of-text token separates documents, as in GPT-2
-    found["bos"] = prefix[0] if prefix else found.get("bos", found["eos"])
-    ends = [index for index in _id_list(generation.get("eos_token_id")) if index != found["eos"]]
-    if ends:
-        found["eot"] = ends[0]
-    return found
-
-
-def _content(token: Any) -> str | None:
-    """tokenizer_config.json names a token as text or as {"content": text}."""
-    value = token.get("content") if isinstance(token, dict) else token
-    return value if isinstance(value, str) else None
-
-
-def _id_list(value: Any) -> list[int]:
-    return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, int)]
-
-
-def _chat_templates(directory: Path) -> dict[str, str]:
-    """Where transformers looks: tokenizer_config.json, chat_template.jinja, chat_template.json."""
-    jinja = directory / "chat_template.jinja"
-    template = _json(directory / "tokenizer_config.json").get("chat_template")
-    if template is None and jinja.is_file():
-        template = jinja.read_text(encoding="utf-8")
-    if template is None:
-        template = _json(directory / "chat_template.json").get("chat_template")
-    if isinstance(template, list):
-        return {str(item["name"]): str(item["template"]) for item in template}
-    return {"default": template} if isinstance(template, str) else {}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    document = json.loads(path.read_text(encoding="utf-8"))
-    return document if isinstance(document, dict) else {}

@@ -55,7 +55,7 @@ def check_token_parity(path: Path, tokenizer_directory: Path, lines: Sequence[st
                 + _first_difference(reference, text, want, got),
                 hint="the file would lose quality without any error; this tokenizer cannot be exported to GGUF",
             )
-    _check_pieces(path, expected_pieces(document), engine["pieces"])
+    _check_pieces(path, _expected_pieces(document), engine["pieces"])
 
 
 def _first_difference(reference: Tokenizer, text: str, want: Sequence[int], got: Sequence[int]) -> str:
@@ -75,13 +75,13 @@ def _check_pieces(path: Path, expected: dict[int, bytes], pieces: Sequence[str])
             )
 
 
-def expected_pieces(document: dict[str, Any]) -> dict[int, bytes]:
+def _expected_pieces(document: dict[str, Any]) -> dict[int, bytes]:
     """The bytes each token id of a tokenizer.json stands for."""
     vocab: dict[str, int] = document["model"]["vocab"]
     if document["model"].get("byte_fallback"):
         pieces = {index: _sentencepiece_bytes(text) for text, index in vocab.items()}
     else:
-        bytes_of = byte_of_character()
+        bytes_of = _byte_of_character()
         pieces = {
             index: bytes(bytes_of.get(character, 0) for character in text) for text, index in vocab.items()
         }
@@ -89,7 +89,7 @@ def expected_pieces(document: dict[str, Any]) -> dict[int, bytes]:
     return pieces
 
 
-def byte_of_character() -> dict[str, int]:
+def _byte_of_character() -> dict[str, int]:
     """GPT-2's byte alphabet: printable Latin-1 characters stand for themselves, the others follow from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
