@@ -2,7 +2,7 @@
 
 Three of them decide speed: RoPEFusion (x * cos + concat(-x2, x1) * sin), StatefulSDPAFusion in the CPU plug-in (ReadValue,
 Gather by beam_idx, Concat, Unsqueeze + Broadcast + Reshape for the shared heads, ScaledDotProductAttention, Assign) and
-SDPAToPagedAttention, which openvino_genai runs by default. tests/unit/export/test_openvino_fusion.py sees them fire.
+SDPAToPagedAttention, which openvino_genai runs by default. tests/unit/export/openvino sees them fire.
 """
 
 from __future__ import annotations
@@ -72,23 +72,22 @@ def _rotations(position_ids: Node, spec: DecoderSpec) -> tuple[Node, Node]:
     """Cosine and sine [batch, 1, seq, head_dim], both halves alike. Angles are float32 products, as in transformers."""
     frequencies = inverse_frequencies(spec.rope, spec.head_dim).astype(np.float32)
     constant = ops.constant(frequencies.reshape(1, 1, -1), name="rope_inverse_frequencies")
-    positions = ops.convert(ops.unsqueeze(position_ids, _axis(2)), ov.Type.f32)
+    positions = ops.convert(ops.unsqueeze(position_ids, _vector(2)), ov.Type.f32)
     angles = ops.multiply(positions, constant)
     doubled = ops.concat([angles, angles], axis=-1)
-    return ops.unsqueeze(ops.cos(doubled), _axis(1)), ops.unsqueeze(ops.sin(doubled), _axis(1))
+    return ops.unsqueeze(ops.cos(doubled), _vector(1)), ops.unsqueeze(ops.sin(doubled), _vector(1))
 
 
 def _mask(attention_mask: Node, length: Node) -> Node:
     """Query i at place past + i sees the keys up to its own place that are not padding."""
     total = _element(ops.shape_of(attention_mask, output_type="i64"), 1)
-    keys = ops.range(_scalar(0), ops.squeeze(total, _axis(0)), _scalar(1), output_type="i64")
-    past = ops.squeeze(ops.subtract(total, length), _axis(0))
-    queries = ops.range(past, ops.squeeze(total, _axis(0)), _scalar(1), output_type="i64")
-    causal = ops.less_equal(
-        ops.unsqueeze(keys, _axis(0)), ops.unsqueeze(queries, _axis(1))
-    )  # [seq, past + seq]
-    real = ops.not_equal(ops.unsqueeze(ops.unsqueeze(attention_mask, _axis(1)), _axis(1)), _scalar(0))
-    allowed = ops.logical_and(ops.unsqueeze(ops.unsqueeze(causal, _axis(0)), _axis(0)), real)
+    keys = ops.range(_scalar(0), ops.squeeze(total, _vector(0)), _scalar(1), output_type="i64")
+    past = ops.squeeze(ops.subtract(total, length), _vector(0))
+    queries = ops.range(past, ops.squeeze(total, _vector(0)), _scalar(1), output_type="i64")
+    # [seq, past + seq]
+    causal = ops.less_equal(ops.unsqueeze(keys, _vector(0)), ops.unsqueeze(queries, _vector(1)))
+    real = ops.not_equal(ops.unsqueeze(ops.unsqueeze(attention_mask, _vector(1)), _vector(1)), _scalar(0))
+    allowed = ops.logical_and(ops.unsqueeze(ops.unsqueeze(causal, _vector(0)), _vector(0)), real)
     return ops.select(allowed, ops.constant(np.float32(0.0)), ops.constant(np.float32(_MASKED)))
 
 
@@ -122,9 +121,8 @@ class Attention:
         half = self._spec.head_dim // 2
         first = ops.slice(heads, _vector(0), _vector(half), _vector(1), _vector(3))
         second = ops.slice(heads, _vector(half), _vector(2**63 - 1), _vector(1), _vector(3))
-        turned = ops.concat(
-            [ops.multiply(second, ops.constant(np.full((1, 1, 1, 1), -1, np.float32))), first], axis=-1
-        )
+        negative = ops.multiply(second, ops.constant(np.full((1, 1, 1, 1), -1, np.float32)))
+        turned = ops.concat([negative, first], axis=-1)
         return ops.add(ops.multiply(heads, self._shared.cosine), ops.multiply(turned, self._shared.sine))
 
     def _cached(self, name: str, new: Node) -> Node:
@@ -149,7 +147,7 @@ class Attention:
             return heads
         group = spec.heads // spec.kv_heads
         widened = ops.broadcast(
-            ops.unsqueeze(heads, _axis(2)),
+            ops.unsqueeze(heads, _vector(2)),
             ops.constant([1, 1, group, 1, 1], dtype=ov.Type.i64),
             broadcast_spec="BIDIRECTIONAL",
         )
@@ -164,10 +162,6 @@ def _order() -> Node:
 def _element(shape: Node, index: int) -> Node:
     """One element of a shape as a vector of one."""
     return ops.gather(shape, _vector(index), _scalar(0))
-
-
-def _axis(value: int) -> Node:
-    return ops.constant([value], dtype=ov.Type.i64)
 
 
 def _vector(value: int) -> Node:

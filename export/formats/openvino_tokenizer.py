@@ -6,6 +6,7 @@ process of its own, which cannot see torch, brings down to 1.5 s beside the pack
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from types import TracebackType
 
 from edgeport.errors import MissingExtra, UnsupportedModel
 
-_EXIT_MISSING = 3
+_NEEDED = ("openvino_tokenizers", "transformers")
 
 
 class TokenizerConversion:
@@ -24,6 +25,12 @@ class TokenizerConversion:
         self._command = [sys.executable, "-m", __name__, str(source), str(target)]
 
     def __enter__(self) -> TokenizerConversion:
+        for package in _NEEDED:
+            if importlib.util.find_spec(package) is None:
+                raise MissingExtra(
+                    f"converting a tokenizer for OpenVINO needs the package '{package}', which is not installed",
+                    hint=f"pip install {package.replace('_', '-')}",
+                )
         # The child finds this package where this process found it.
         path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
         self._child = subprocess.Popen(
@@ -46,8 +53,6 @@ class TokenizerConversion:
         if error is not None or self._child.returncode == 0:
             return
         last = next((line for line in reversed(log.splitlines()) if line.strip()), "no message")
-        if self._child.returncode == _EXIT_MISSING:
-            raise MissingExtra(last, hint="pip install openvino-tokenizers transformers")
         raise UnsupportedModel(
             f"openvino_tokenizers cannot convert this tokenizer (exit code {self._child.returncode}): {last}",
             hint="leave openvino out of the formats",
@@ -57,26 +62,20 @@ class TokenizerConversion:
 def convert(source: Path, target: Path) -> None:
     """Write openvino_tokenizer and openvino_detokenizer (.xml and .bin) of the fast tokenizer in `source`."""
     import openvino
-
-    # imported after transformers: convert_tokenizer looks whether that is loaded
     from openvino_tokenizers import convert_tokenizer
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = PreTrainedTokenizerFast.from_pretrained(source, local_files_only=True)
     models = convert_tokenizer(tokenizer, with_detokenizer=True, skip_special_tokens=True)
     for model, stem in zip(models, ("openvino_tokenizer", "openvino_detokenizer"), strict=True):
-        openvino.save_model(model, target / f"{stem}.xml")
+        # as it is: half precision would change the scores of a unigram vocabulary
+        openvino.save_model(model, target / f"{stem}.xml", compress_to_fp16=False)
 
 
-def _main() -> int:
+def _main() -> None:
     sys.modules["torch"] = None  # type: ignore[assignment]  # transformers then does without it
-    try:
-        convert(Path(sys.argv[1]), Path(sys.argv[2]))
-    except ModuleNotFoundError as error:
-        sys.stderr.write(f"\nconverting a tokenizer for OpenVINO needs the package {error.name}\n")
-        return _EXIT_MISSING
-    return 0
+    convert(Path(sys.argv[1]), Path(sys.argv[2]))
 
 
 if __name__ == "__main__":
-    sys.exit(_main())
+    _main()

@@ -1,32 +1,44 @@
 """Engine calls for the tests, in a process of their own: `python child.py FUNCTION JSON`, a JSON line on stdout."""
 
+from __future__ import annotations
+
 import json
 import sys
+from typing import Any
 
 import numpy as np
 
 EXACT = {"EXECUTION_MODE_HINT": "ACCURACY", "INFERENCE_PRECISION_HINT": "f32"}
 
 
-def logits(xml, tokens, out, exact, split, mask=None, positions=None, beams=None):
+def logits(
+    xml: str,
+    tokens: str,
+    out: str,
+    exact: bool,
+    split: int,
+    mask: str | None = None,
+    positions: str | None = None,
+    beams: list[int] | None = None,
+) -> dict[str, Any]:
     """Prefill of `split` tokens and then one by one through the state; saves logits [batch, seq, vocab] to `out`.
 
     `beams` (a list of rows) reorders the cache at the first step after the prefill.
     """
     import openvino
 
-    tokens = np.load(tokens)
-    batch, count = tokens.shape
-    mask = np.load(mask) if mask else np.ones_like(tokens)
-    positions = np.load(positions) if positions else np.tile(np.arange(count), (batch, 1))
+    ids = np.load(tokens)
+    batch, count = ids.shape
+    seen = np.load(mask) if mask else np.ones_like(ids)
+    places = np.load(positions) if positions else np.tile(np.arange(count), (batch, 1))
     request = openvino.Core().compile_model(xml, "CPU", EXACT if exact else {}).create_infer_request()
     pieces = []
     for start, stop in [(0, split), *((at, at + 1) for at in range(split, count))]:
         rows = beams if beams and start == split else list(range(batch))
         feed = {
-            "input_ids": tokens[:, start:stop],
-            "attention_mask": mask[:, :stop],
-            "position_ids": positions[:, start:stop],
+            "input_ids": ids[:, start:stop],
+            "attention_mask": seen[:, :stop],
+            "position_ids": places[:, start:stop],
             "beam_idx": np.array(rows, dtype=np.int32),
         }
         request.infer(feed)
@@ -35,7 +47,7 @@ def logits(xml, tokens, out, exact, split, mask=None, positions=None, beams=None
     return {"states": sorted(state.name for state in request.query_state())}
 
 
-def execution(xml):
+def execution(xml: str) -> dict[str, Any]:
     """What the CPU plug-in runs: [layer type, friendly name, element types of the inputs] of every node."""
     import openvino
 
@@ -55,7 +67,7 @@ def execution(xml):
     return {"nodes": nodes}
 
 
-def paged(xml):
+def paged(xml: str) -> dict[str, Any]:
     """How many of which operations are there after SDPAToPagedAttention, and the names of the inputs."""
     import collections
 
@@ -68,7 +80,7 @@ def paged(xml):
     return {"operations": counts, "inputs": [item.get_any_name() for item in model.inputs]}
 
 
-def generate(directory, tokens, count, backend=None):
+def generate(directory: str, tokens: str, count: int, backend: str | None = None) -> dict[str, Any]:
     """Greedy token ids from openvino_genai in float32; `backend` None is its default."""
     import openvino
     import openvino_genai

@@ -147,6 +147,31 @@ def test_plug_in_runs_fused_and_compressed(
     }  # the embedding table stays packed
 
 
+@pytest.mark.parametrize("kv_heads", [1, 4])
+def test_one_shared_head_and_one_head_each(
+    kv_heads: int,
+    make_source: Callable[..., Path],
+    make_checkpoint: Callable[..., Checkpoint],
+    write_weights: Callable[..., Path],
+    logits: Reference,
+    reference_logits: Reference,
+    run_engine: Run,
+) -> None:
+    """And a head_dim that is not hidden_size / heads."""
+    source = make_source("llama", tied=True, num_key_value_heads=kv_heads, head_dim=32)
+    checkpoint = make_checkpoint(source, "int4-g32", "int8-g32")
+    xml = write_weights(checkpoint)
+    tokens = _tokens(count=24)
+    assert (
+        _relative_error(logits(xml, tokens, split=20), reference_logits(checkpoint, input_ids=tokens)) < 1e-4
+    )
+    counts = Counter(kind for kind, _, _ in run_engine("execution", xml=xml)["nodes"])
+    assert counts["ScaledDotProductAttention"] == checkpoint.spec.layers
+    # The doubled angles and one for the shape of an empty cache; none for the cache itself.
+    assert counts["Concatenation"] <= 2
+    assert run_engine("paged", xml=xml)["operations"]["PagedAttentionExtension"] == checkpoint.spec.layers
+
+
 @pytest.mark.parametrize("kind", ["f16", "bf16"])
 def test_half_precision_weights_stay_half(
     kind: str,

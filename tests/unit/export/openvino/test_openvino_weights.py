@@ -12,6 +12,7 @@ import pytest
 
 from edgeport.errors import ArtifactError
 from edgeport.export.checkpoint import Checkpoint, tensor_digest, weights_id
+from edgeport.export.verify.openvino_values import evaluate
 from edgeport.export.verify.read_openvino import read_weights
 
 CASES = {
@@ -141,3 +142,20 @@ def test_graph_that_is_no_decoder_is_refused(tmp_path: Path, int4_container: Pat
     (tmp_path / "openvino_model.xml").write_text(text.replace('type="Gather"', 'type="Unknown"'))
     with pytest.raises(ArtifactError, match="cannot be read by OpenVINO"):
         list(read_weights(tmp_path))
+
+
+def test_float16_arithmetic_rounds_as_the_graph_says() -> None:
+    """Every float16, its float32 neighbours, subnormals and overflow through a Multiply in float16."""
+    import openvino as ov
+    from openvino import opset13 as ops
+
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
+    halves = halves[np.isfinite(halves)]
+    values = np.concatenate(
+        [halves, np.nextafter(halves, np.float32(np.inf)), halves * np.float32(1e-5), halves * 3]
+    )
+    constant = ops.convert(ops.constant(values), ov.Type.f16)
+    product = ops.multiply(constant, ops.constant(np.float16(1.5)))
+    with np.errstate(over="ignore"):
+        expected = (values.astype(np.float16) * np.float16(1.5)).astype(np.float32)
+    np.testing.assert_array_equal(evaluate(product, "test"), expected)
