@@ -158,7 +158,10 @@ def _onnxruntime_genai(task: Task) -> Callable[[Sequence[int]], Timing]:
         first = time.perf_counter()
         for _ in range(task.n_gen):
             generator.generate_next_token()
-        return first - start, time.perf_counter() - first
+        last = time.perf_counter()
+        if generator.token_count() != task.context_length:
+            raise UsageError(f"Generator holds {generator.token_count()} tokens, not {task.context_length}")
+        return first - start, last - first
 
     return run
 

@@ -49,7 +49,11 @@ def card(manifest: Manifest) -> str:
     folders = markdown_table(
         ["folder", "size", "opens in"],
         [
-            [entry.entry_point, format_bytes(entry.size_bytes), OPENED_BY.get(entry.format, "its own engine")]
+            [
+                entry.entry_point.partition("/")[0],
+                format_bytes(entry.size_bytes),
+                OPENED_BY.get(entry.format, "its own engine"),
+            ]
             for entry in manifest.containers
         ],
     )
