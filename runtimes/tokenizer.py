@@ -7,6 +7,7 @@ Spec: https://huggingface.co/docs/tokenizers, https://huggingface.co/docs/transf
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -95,6 +96,7 @@ def render_chat(template: str | None, messages: Sequence[Message], special_token
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
     environment.globals["raise_exception"] = refuse
+    environment.filters["tojson"] = _to_json  # jinja2's own escapes for HTML
     environment.globals["strftime_now"] = lambda pattern: datetime.now().strftime(pattern)
     values = {
         "messages": [dict(message) for message in messages],
@@ -103,8 +105,12 @@ def render_chat(template: str | None, messages: Sequence[Message], special_token
     }
     try:
         return str(environment.from_string(template).render(values))
-    except (jinja2.TemplateError, TypeError, KeyError) as error:
+    except Exception as error:
         raise UsageError(f"the chat template refuses these messages: {error}") from error
+
+
+def _to_json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 def _read_template(folder: Path, config: Mapping[str, Any]) -> str | None:

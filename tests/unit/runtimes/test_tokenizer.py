@@ -74,6 +74,21 @@ def test_a_template_can_refuse_and_cannot_reach_out() -> None:
             render_chat(attack, MESSAGES, {})
 
 
+def test_a_template_that_breaks_is_an_error_of_ours() -> None:
+    for template in (
+        "{% for i in range(10 ** 9) %}x{% endfor %}",
+        "{{ 1 / 0 }}",
+        "{{ unclosed",
+        "{{ messages[9].content }}",
+    ):
+        with pytest.raises(UsageError, match="refuses these messages"):
+            render_chat(template, MESSAGES, {})
+
+
+def test_json_in_a_template_is_not_escaped_for_html() -> None:
+    assert render_chat("{{ messages[1] | tojson }}", MESSAGES, {}) == '{"role": "user", "content": "hi <b>"}'
+
+
 def test_no_template_is_said_so() -> None:
     with pytest.raises(UsageError, match="no chat template"):
         render_chat(None, MESSAGES, {})
