@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,21 +16,26 @@ from edgeport.export.checkpoint import Checkpoint, tensor_digest, weights_id
 from edgeport.export.verify.openvino_values import evaluate
 from edgeport.export.verify.read_openvino import read_weights
 
-CASES = {
-    "llama-tied-int4-g32": ("llama", True, "int4-g32", "int8-g32", {}),
-    "llama-untied-int4-g64": ("llama", False, "int4-g64", "int4-g64", {}),
-    "qwen2-tied-int4-g128": ("qwen2", True, "int4-g128", "f16", {}),
-    "qwen2-untied-int8": ("qwen2", False, "int8-g32", "int8-g32", {}),
-    "llama-untied-bf16": ("llama", False, "bf16", "bf16", {}),
-    "qwen2-tied-f16": ("qwen2", True, "f16", "f16", {}),
-    "llama-tied-f32": ("llama", True, "f32", "f32", {}),
-    "qwen2-untied-mixed": (
-        "qwen2",
-        False,
-        "int4-g32",
-        "bf16",
-        {"down_proj": "int8-g64", "k_proj": "f16", "o_proj": "f32"},
-    ),
+CASES: dict[str, dict[str, Any]] = {
+    "llama-tied-int4-g32": {"linear": "int4-g32", "table": "int8-g32"},
+    "llama-untied-int4-g64": {"linear": "int4-g64", "table": "int4-g64"},
+    "qwen2-tied-int4-g128": {"linear": "int4-g128", "table": "f16"},
+    "qwen2-untied-int8": {"linear": "int8-g32", "table": "int8-g32"},
+    "llama-untied-bf16": {"linear": "bf16", "table": "bf16"},
+    "qwen2-tied-f16": {"linear": "f16", "table": "f16"},
+    "llama-tied-f32": {"linear": "f32", "table": "f32"},
+    "qwen2-untied-mixed": {
+        "linear": "int4-g32",
+        "table": "bf16",
+        "down_proj": "int8-g64",
+        "k_proj": "f16",
+        "o_proj": "f32",
+    },
+}
+CHANGES: dict[str, dict[str, Any]] = {
+    "llama-untied-int4-g64": {"attention_bias": True, "mlp_bias": True},
+    "llama-tied-f32": {"num_key_value_heads": 4},
+    "qwen2-tied-f16": {"num_key_value_heads": 1},
 }
 
 
@@ -40,9 +46,9 @@ def test_weights_read_back_equal_the_checkpoint(
     make_checkpoint: Callable[..., Checkpoint],
     write_weights: Callable[..., Path],
 ) -> None:
-    family, tied, linear, table, endings = CASES[case]
-    source = make_source(family, tied=tied, hidden_size=128, head_dim=32)
-    checkpoint = make_checkpoint(source, linear, table, **endings)
+    family, tied = case.split("-")[0], case.split("-")[1] == "tied"
+    source = make_source(family, tied=tied, **{"hidden_size": 128, "head_dim": 32, **CHANGES.get(case, {})})
+    checkpoint = make_checkpoint(source, **CASES[case])
     found = dict(read_weights(write_weights(checkpoint)))
     assert set(found) == set(checkpoint.names())
     assert ("lm_head.weight" in found) is not tied
