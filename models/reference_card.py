@@ -22,7 +22,7 @@ SAMPLE_TOKENS = 96
 SAMPLE_SEED = 7
 SAMPLING = {"temperature": 0.6, "top_k": 40, "top_p": 0.95}
 PROMPTS = ("import os\n", "def ", "class ", "for i in range(")
-CHAT_PROMPT = "def read_lines(path):\n    \"\"\"Return the lines of a text file.\"\"\""
+CHAT_PROMPT = 'def read_lines(path):\n    """Return the lines of a text file."""'
 COLOURS = {"training": "#8a94a6", "validation": "#1f5fbf"}
 
 NOTICE = """\
@@ -38,19 +38,23 @@ below. They are distributed under the PSF License Agreement, which follows.
 def licence_notice(stdlib: Path, version: str) -> str:
     """The attribution and, where the Python installation has it, the licence's text."""
     licence = stdlib / "LICENSE.txt"
-    text = licence.read_text(encoding="utf-8") if licence.exists() else "See https://docs.python.org/3/license.html\n"
+    text = (
+        licence.read_text(encoding="utf-8")
+        if licence.exists()
+        else "See https://docs.python.org/3/license.html\n"
+    )
     return NOTICE.format(version=version) + text
 
 
-@torch.no_grad()
 def perplexity(model: LlamaForCausalLM, ids: list[int], context_tokens: int = CONTEXT_TOKENS) -> float:
     """exp of the mean loss over the second half of each whole chunk; the last, incomplete chunk is left out."""
-    chunks = torch.tensor(ids[:len(ids) // context_tokens * context_tokens]).view(-1, context_tokens)
+    chunks = torch.tensor(ids[: len(ids) // context_tokens * context_tokens]).view(-1, context_tokens)
     half = context_tokens // 2
     total = 0.0
     for batch in chunks.split(8):
-        logits = model(input_ids=batch, use_cache=False).logits[:, half:-1].float()
-        total += F.cross_entropy(logits.flatten(0, 1), batch[:, half + 1:].flatten(), reduction="sum").item()
+        with torch.no_grad():
+            logits = model(input_ids=batch, use_cache=False).logits[:, half:-1].float()
+        total += F.cross_entropy(logits.flatten(0, 1), batch[:, half + 1 :].flatten(), reduction="sum").item()
     return math.exp(total / (len(chunks) * (half - 1)))
 
 
@@ -60,9 +64,13 @@ def perplexities(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTok
     for name in ("heldout", "calibration"):
         text = (folder / "text" / f"{name}.txt").read_text(encoding="utf-8")
         ids = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
-        result[name] = {"perplexity": round(perplexity(model, ids), 4), "tokens": len(ids),
-                        "perplexity_of_first_chunks": round(perplexity(model, ids[:QUICK_CHUNKS * CONTEXT_TOKENS]), 4),
-                        "first_chunks": QUICK_CHUNKS, "characters_per_token": round(len(text) / len(ids), 3)}
+        result[name] = {
+            "perplexity": round(perplexity(model, ids), 4),
+            "tokens": len(ids),
+            "perplexity_of_first_chunks": round(perplexity(model, ids[: QUICK_CHUNKS * CONTEXT_TOKENS]), 4),
+            "first_chunks": QUICK_CHUNKS,
+            "characters_per_token": round(len(text) / len(ids), 3),
+        }
     return result
 
 
@@ -74,7 +82,7 @@ def complete(
     torch.manual_seed(SAMPLE_SEED)
     choice = {"do_sample": True, **SAMPLING} if sampled else {"do_sample": False}
     output = model.generate(**inputs, max_new_tokens=tokens, **choice)
-    return str(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
+    return str(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 
 
 def samples(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, str]]:
@@ -95,8 +103,11 @@ def measure(folder: Path) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     size = (folder / "model.safetensors").stat().st_size
-    return {"quality": perplexities(folder, model, tokenizer), "samples": samples(model, tokenizer),
-            "weights_bytes": size}
+    return {
+        "quality": perplexities(folder, model, tokenizer),
+        "samples": samples(model, tokenizer),
+        "weights_bytes": size,
+    }
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
@@ -114,14 +125,26 @@ def draw_losses(record: dict[str, Any], target: Path) -> None:
     millions = [point["tokens"] / 1e6 for point in history]
     figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120, layout="constrained")
     for name, colour in COLOURS.items():
-        axes.plot(millions, [point[f"{name}_loss"] for point in history], color=colour, linewidth=2, label=name)
+        axes.plot(
+            millions, [point[f"{name}_loss"] for point in history], color=colour, linewidth=2, label=name
+        )
     best = min(history, key=lambda point: point["validation_loss"])
     axes.plot(best["tokens"] / 1e6, best["validation_loss"], "o", color=COLOURS["validation"], markersize=7)
-    axes.annotate(f"best validation {best['validation_loss']:.3f}", (best["tokens"] / 1e6, best["validation_loss"]),
-                  xytext=(-8, 26), textcoords="offset points", ha="right", color=COLOURS["validation"],
-                  arrowprops={"arrowstyle": "-", "color": COLOURS["validation"]})
-    axes.set(xlabel="tokens trained (millions)", ylabel="loss (nats per token)",
-             title="Reference model: loss during training", xlim=(0, None))
+    axes.annotate(
+        f"best validation {best['validation_loss']:.3f}",
+        (best["tokens"] / 1e6, best["validation_loss"]),
+        xytext=(-8, 26),
+        textcoords="offset points",
+        ha="right",
+        color=COLOURS["validation"],
+        arrowprops={"arrowstyle": "-", "color": COLOURS["validation"]},
+    )
+    axes.set(
+        xlabel="tokens trained (millions)",
+        ylabel="loss (nats per token)",
+        title="Reference model: loss during training",
+        xlim=(0, None),
+    )
     axes.grid(color="#e3e6eb")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
@@ -134,29 +157,45 @@ def _fenced(sample: dict[str, str]) -> str:
 
 
 def _chat_fenced(sample: dict[str, str]) -> str:
-    return (f"User:\n\n```python\n{sample['prompt']}\n```\n\nModel ({sample['mode']}):\n\n"
-            f"```python\n{sample['completion'].rstrip()}\n```\n")
+    return (
+        f"User:\n\n```python\n{sample['prompt']}\n```\n\nModel ({sample['mode']}):\n\n"
+        f"```python\n{sample['completion'].rstrip()}\n```\n"
+    )
 
 
 def _data_rows(record: dict[str, Any]) -> str:
-    uses = {"training": "the weights and the tokenizer", "validation": "choosing the checkpoint; not shipped",
-            "calibration": "`text/calibration.txt`, for quantizers", "heldout": "`text/heldout.txt`, for perplexity"}
+    uses = {
+        "training": "the weights and the tokenizer",
+        "validation": "choosing the checkpoint; not shipped",
+        "calibration": "`text/calibration.txt`, for quantizers",
+        "heldout": "`text/heldout.txt`, for perplexity",
+    }
     sizes = record["data"]
-    return "\n".join(f"| {name} | {sizes[name]['modules']:,} | {sizes[name]['bytes'] / 1024:,.0f} | {use} |"
-                     for name, use in uses.items())
+    return "\n".join(
+        f"| {name} | {sizes[name]['modules']:,} | {sizes[name]['bytes'] / 1024:,.0f} | {use} |"
+        for name, use in uses.items()
+    )
 
 
 def render_card(record: dict[str, Any]) -> str:
     """The card's text: the template filled from the record, and from nothing else."""
     completions = [_fenced(sample) for sample in record["samples"] if not sample["mode"].startswith("chat")]
     chats = [_chat_fenced(sample) for sample in record["samples"] if sample["mode"].startswith("chat")]
+    ends = {"schedule": "its schedule", "patience": "early stopping, the validation loss no longer fell"}
     derived = {
-        "weights_mb": record["weights_bytes"] / 1e6, "trained_millions": record["trained_tokens"] / 1e6,
+        "weights_mb": record["weights_bytes"] / 1e6,
+        "trained_millions": record["trained_tokens"] / 1e6,
         "epochs": record["trained_tokens"] / record["stream"]["epoch_tokens"],
-        "chat_millions": record["stream"]["chat_tokens"] / 1e6, "data_rows": _data_rows(record),
-        "sample_tokens": SAMPLE_TOKENS, "sample_seed": SAMPLE_SEED, "sampling": SAMPLING, "schedule_note": "",
-        "completions": "\n".join(completions), "chats": "\n".join(chats)}
-    return TEMPLATE.read_text(encoding="utf-8").format(**record, **derived)
+        "chat_millions": record["stream"]["chat_tokens"] / 1e6,
+        "data_rows": _data_rows(record),
+        "stopped_by": ends[record["stopped_by"]],
+        "sample_tokens": SAMPLE_TOKENS,
+        "sample_seed": SAMPLE_SEED,
+        "sampling": SAMPLING,
+        "completions": "\n".join(completions),
+        "chats": "\n".join(chats),
+    }
+    return TEMPLATE.read_text(encoding="utf-8").format(**{**record, **derived})
 
 
 def write_card(folder: Path) -> None:

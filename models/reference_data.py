@@ -27,11 +27,29 @@ VOCAB_SIZE = 4096
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 
 # Generated tables, data in odd encodings, build settings of one machine: not code that a model should learn from.
-EXCLUDED_FOLDERS = frozenset({"site-packages", "dist-packages", "__pycache__", "encodings", "pydoc_data", "data",
-                              "encoded_modules", "cjkencodings", "lib-dynload"})
+EXCLUDED_FOLDERS = frozenset(
+    {
+        "site-packages",
+        "dist-packages",
+        "__pycache__",
+        "encodings",
+        "pydoc_data",
+        "data",
+        "encoded_modules",
+        "cjkencodings",
+        "lib-dynload",
+    }
+)
 EXCLUDED_PREFIXES = ("_sysconfigdata", "config-", "__phello__", "lib2to3/tests/data", "test/bad")
-EXCLUDED_FILES = frozenset({"stringprep.py", "test/test_unicode_identifiers.py", "html/entities.py",
-                            "test/mime.types", "idlelib/help.py"})
+EXCLUDED_FILES = frozenset(
+    {
+        "stringprep.py",
+        "test/test_unicode_identifiers.py",
+        "html/entities.py",
+        "test/mime.types",
+        "idlelib/help.py",
+    }
+)
 TEST_FOLDERS = frozenset({"test", "tests", "idle_test"})
 
 CHAT_TEMPLATE = (
@@ -126,7 +144,9 @@ def split_modules(modules: list[Module]) -> Splits:
         else:
             budgets[home] -= size
             taken[home].append(module)
-    return Splits(tuple(training), tuple(taken["calibration"]), tuple(taken["heldout"]), tuple(taken["validation"]))
+    return Splits(
+        tuple(training), tuple(taken["calibration"]), tuple(taken["heldout"]), tuple(taken["validation"])
+    )
 
 
 def join_documents(modules: tuple[Module, ...]) -> str:
@@ -142,18 +162,20 @@ def completion_pairs(module: Module) -> list[tuple[str, str]]:
         if not isinstance(node, ast.FunctionDef) or node.end_lineno is None:
             continue
         first = node.body[0]
-        has_docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and len(node.body) > 1
+        has_docstring = (
+            isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and len(node.body) > 1
+        )
         start = node.body[1].lineno if has_docstring else first.lineno
         if not (node.lineno < start and 2 <= node.end_lineno - start <= 40):
             continue
-        source = textwrap.dedent("\n".join(lines[node.lineno - 1:node.end_lineno])).splitlines()
+        source = textwrap.dedent("\n".join(lines[node.lineno - 1 : node.end_lineno])).splitlines()
         cut = start - node.lineno
         pairs.append(("\n".join(source[:cut]).rstrip(), "\n".join(source[cut:])))
     return pairs
 
 
 def as_chat(prompt: str, answer: str) -> str:
-    return (f"{TURN_START}user\n{prompt}{TURN_END}\n{TURN_START}assistant\n{answer}{TURN_END}\n")
+    return f"{TURN_START}user\n{prompt}{TURN_END}\n{TURN_START}assistant\n{answer}{TURN_END}\n"
 
 
 def chat_documents(modules: tuple[Module, ...], share: float, seed: int) -> list[str]:
@@ -177,13 +199,22 @@ def train_tokenizer(modules: tuple[Module, ...]) -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     special = [END_OF_TEXT, TURN_START, TURN_END]
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE, special_tokens=[AddedToken(text, special=True, normalized=False) for text in special],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+        vocab_size=VOCAB_SIZE,
+        special_tokens=[AddedToken(text, special=True, normalized=False) for text in special],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
     tokenizer.train_from_iterator((module.text for module in modules), trainer)
     if tokenizer.get_vocab_size() != VOCAB_SIZE:
         raise RuntimeError(f"tokenizer has {tokenizer.get_vocab_size()} tokens, wanted {VOCAB_SIZE}")
     wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT,
-        extra_special_tokens=[TURN_START, TURN_END], clean_up_tokenization_spaces=False, model_max_length=2048)
+        tokenizer_object=tokenizer,
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TEXT,
+        pad_token=END_OF_TEXT,
+        extra_special_tokens=[TURN_START, TURN_END],
+        clean_up_tokenization_spaces=False,
+        model_max_length=2048,
+    )
     wrapped.chat_template = CHAT_TEMPLATE
     return wrapped

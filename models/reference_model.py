@@ -45,15 +45,31 @@ class Settings:
 
 def model_config() -> LlamaConfig:
     return LlamaConfig(
-        vocab_size=data.VOCAB_SIZE, hidden_size=256, intermediate_size=768, num_hidden_layers=6,
-        num_attention_heads=8, num_key_value_heads=2, head_dim=32, max_position_embeddings=2048,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0}, rms_norm_eps=1e-5,
-        tie_word_embeddings=True, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        vocab_size=data.VOCAB_SIZE,
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=6,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=2048,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
 
 
 def chunked_causal_attention(
-    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
-    attention_mask: torch.Tensor | None, scaling: float, **_: object,
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    **_: object,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention without padding; query [b, heads, s, d], key and value [b, kv, s, d] -> [b, s, heads, d].
 
@@ -105,9 +121,19 @@ def make_optimizers(model: LlamaForCausalLM, settings: Settings) -> list[torch.o
     linears = [p for p in model.parameters() if p.ndim == 2 and p is not embedding]
     others = [p for p in model.parameters() if p.ndim != 2 or p is embedding]
     muons: list[torch.optim.Optimizer] = [
-        torch.optim.Muon(linears[part::settings.workers], lr=settings.muon_learning_rate,
-                         momentum=settings.muon_momentum, weight_decay=settings.muon_weight_decay)
-        for part in range(settings.workers)]
-    adam = torch.optim.AdamW(others, lr=settings.adam_learning_rate, weight_decay=0.0, fused=True,
-                             betas=(settings.adam_beta1, settings.adam_beta2))
+        torch.optim.Muon(
+            linears[part :: settings.workers],
+            lr=settings.muon_learning_rate,
+            momentum=settings.muon_momentum,
+            weight_decay=settings.muon_weight_decay,
+        )
+        for part in range(settings.workers)
+    ]
+    adam = torch.optim.AdamW(
+        others,
+        lr=settings.adam_learning_rate,
+        weight_decay=0.0,
+        fused=True,
+        betas=(settings.adam_beta1, settings.adam_beta2),
+    )
     return [*muons, adam]

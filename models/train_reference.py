@@ -15,15 +15,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import os
 import platform
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -46,82 +43,10 @@ from reference_model import (
     model_config,
     new_model,
 )
+from reference_schedule import STEPS_PER_SCHEDULE_UPDATE, ClockPacer, Pacer, Progress, RecordedPacer
+from reference_stream import Stream, training_documents
 
 HERE = Path(__file__).resolve().parent
-STEPS_PER_SCHEDULE_UPDATE = 25
-
-
-@dataclass
-class Progress:
-    """What a resumed run has to know.
-
-    `share` is the part of the run that is over and `pace` its growth per step. The pace follows the clock, and
-    each change is kept in `schedule` as [step, pace], so that a run can be repeated exactly on another machine.
-    """
-
-    step: int = 0
-    share: float = 0.0
-    pace: float = 0.0
-    seconds: float = 0.0
-    best_validation_loss: float = math.inf
-    best_step: int = 0
-    schedule: list[list[float]] = dataclasses.field(default_factory=list)
-    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
-
-
-class Stream:
-    """Training tokens as blocks of settings.block_tokens; the batch of a step depends on nothing but seed and step."""
-
-    def __init__(self, documents: list[np.ndarray], settings: Settings) -> None:
-        self._documents = documents
-        self._settings = settings
-        self._epoch = -1
-        self._tokens = np.empty(0, dtype=np.int32)
-        self._starts = np.empty(0, dtype=np.int64)
-        total = sum(len(document) for document in documents)
-        self.steps_per_epoch = (total - 2 * settings.block_tokens) // settings.block_tokens // settings.blocks_per_step
-
-    def _shuffle(self, epoch: int) -> None:
-        rng = np.random.default_rng([self._settings.seed, epoch])
-        order = rng.permutation(len(self._documents))
-        self._tokens = np.concatenate([self._documents[index] for index in order])
-        offset = int(rng.integers(self._settings.block_tokens))  # block borders fall elsewhere in each epoch
-        count = self.steps_per_epoch * self._settings.blocks_per_step
-        self._starts = offset + rng.permutation(count) * self._settings.block_tokens
-        self._epoch = epoch
-
-    def batch(self, step: int, sequence_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs and targets, both int64 [tokens_per_step / sequence_tokens, sequence_tokens]."""
-        epoch, within = divmod(step, self.steps_per_epoch)
-        if epoch != self._epoch:
-            self._shuffle(epoch)
-        first = within * self._settings.blocks_per_step
-        size = self._settings.block_tokens
-        starts = self._starts[first:first + self._settings.blocks_per_step]
-        inputs = np.stack([self._tokens[start:start + size] for start in starts])
-        targets = np.stack([self._tokens[start + 1:start + size + 1] for start in starts])
-        shape = (-1, sequence_tokens)
-        return (torch.from_numpy(inputs.reshape(shape).astype(np.int64)),
-                torch.from_numpy(targets.reshape(shape).astype(np.int64)))
-
-
-def training_documents(
-    splits: data.Splits, tokenizer: PreTrainedTokenizerFast, settings: Settings
-) -> tuple[list[np.ndarray], dict[str, int]]:
-    """Token arrays that each end in end-of-text; library modules come `library_repeats` times per epoch."""
-    library = [module.document for module in splits.training if not module.is_test]
-    tests = [module.document for module in splits.training if module.is_test]
-    chats = data.chat_documents(splits.training, settings.chat_share, settings.seed)
-    end = tokenizer.convert_tokens_to_ids(data.END_OF_TEXT)
-
-    def encode(texts: list[str]) -> list[np.ndarray]:
-        encoded = tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
-        return [np.array([*item.ids, end], dtype=np.int32) for item in encoded]
-
-    parts = {"library": encode(library), "test": encode(tests), "chat": encode(chats)}
-    counts = {f"{name}_tokens": sum(map(len, arrays)) for name, arrays in parts.items()}
-    documents = parts["library"] * settings.library_repeats + parts["test"] + parts["chat"]
-    return documents, counts | {"epoch_tokens": sum(map(len, documents))}
 
 
 def save_state(folder: Path, name: str, state: dict[str, object]) -> None:
@@ -131,40 +56,6 @@ def save_state(folder: Path, name: str, state: dict[str, object]) -> None:
     os.replace(temporary, folder / name)
 
 
-class Pacer(Protocol):
-    """Decides how much of the run one step is."""
-
-    def pace(self, progress: Progress) -> float: ...
-
-
-class ClockPacer:
-    """Fits the run into a wall-clock time although neighbours change the speed: the remaining share is spread
-    over the steps that the recent speed promises for the remaining time."""
-
-    def __init__(self, minutes: float, first_guess_seconds_per_step: float = 1.5) -> None:
-        self._seconds = minutes * 60
-        self._per_step = first_guess_seconds_per_step
-        self._last: tuple[int, float] | None = None
-
-    def pace(self, progress: Progress) -> float:
-        if self._last is not None and progress.step > self._last[0]:
-            recent = (progress.seconds - self._last[1]) / (progress.step - self._last[0])
-            self._per_step += 0.3 * (recent - self._per_step)
-        self._last = (progress.step, progress.seconds)
-        steps = max(STEPS_PER_SCHEDULE_UPDATE, (self._seconds - progress.seconds) / self._per_step)
-        return round((1 - progress.share) / steps, 9)
-
-
-class RecordedPacer:
-    """Repeats the paces of an earlier run, step by step."""
-
-    def __init__(self, schedule: list[list[float]]) -> None:
-        self._schedule = schedule
-
-    def pace(self, progress: Progress) -> float:
-        return [pace for step, pace in self._schedule if step <= progress.step][-1]
-
-
 class Trainer:
     """One training run: a model, one replica per worker that shares its weights, optimizers and checkpoints.
 
@@ -172,10 +63,17 @@ class Trainer:
     speed when other programs take turns on the processors.
     """
 
-    def __init__(self, settings: Settings, stream: Stream, validation_ids: torch.Tensor, folder: Path) -> None:
+    def __init__(
+        self, settings: Settings, stream: Stream, validation_ids: torch.Tensor, folder: Path
+    ) -> None:
         torch.manual_seed(settings.seed)
         torch.set_num_threads(1)
-        self.settings, self.stream, self.validation_ids, self.folder = settings, stream, validation_ids, folder
+        self.settings, self.stream, self.validation_ids, self.folder = (
+            settings,
+            stream,
+            validation_ids,
+            folder,
+        )
         self.model = new_model()
         self.replicas = [self.model, *(new_model() for _ in range(settings.workers - 1))]
         self.optimizers = make_optimizers(self.model, settings)
@@ -199,6 +97,7 @@ class Trainer:
 
     def _gradients(self, inputs: torch.Tensor, targets: torch.Tensor) -> float:
         """Leaves the mean gradient of inputs and targets [b, s] in the model; returns the mean loss."""
+
         def work(replica: LlamaForCausalLM, x: torch.Tensor, y: torch.Tensor) -> float:
             loss = language_loss(replica, x, y)
             (loss / self.settings.workers).backward()
@@ -227,13 +126,12 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
         return loss
 
-    @torch.no_grad()
     def validation_loss(self) -> float:
         """Mean loss over non-overlapping windows of the validation text."""
         length = self.settings.short_sequence_tokens
         count = (len(self.validation_ids) - 1) // length
-        inputs = self.validation_ids[:count * length].view(count, length).split(4)
-        targets = self.validation_ids[1:count * length + 1].view(count, length).split(4)
+        inputs = self.validation_ids[: count * length].view(count, length).split(4)
+        targets = self.validation_ids[1 : count * length + 1].view(count, length).split(4)
 
         def work(x: torch.Tensor, y: torch.Tensor) -> float:
             with torch.no_grad():
@@ -248,15 +146,30 @@ class Trainer:
             progress.best_validation_loss, progress.best_step = loss, progress.step
             save_state(self.folder, "best.pt", dict(self.model.state_dict()))
         tokens = progress.step * self.settings.tokens_per_step
-        progress.history.append({
-            "tokens": tokens, "seconds": round(progress.seconds, 1), "share": round(progress.share, 4),
-            "training_loss": round(training_loss, 4), "validation_loss": round(loss, 4)})
-        save_state(self.folder, "state.pt", {
-            "model": self.model.state_dict(), "progress": dataclasses.asdict(progress),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers]})
+        progress.history.append(
+            {
+                "tokens": tokens,
+                "seconds": round(progress.seconds, 1),
+                "share": round(progress.share, 4),
+                "training_loss": round(training_loss, 4),
+                "validation_loss": round(loss, 4),
+            }
+        )
+        save_state(
+            self.folder,
+            "state.pt",
+            {
+                "model": self.model.state_dict(),
+                "progress": dataclasses.asdict(progress),
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            },
+        )
         left = progress.seconds * (1 / max(progress.share, 1e-6) - 1) / 60
-        print(f"{tokens / 1e6:6.2f}M tokens  train {training_loss:.3f}  validation {loss:.3f}  "
-              f"{tokens / progress.seconds:5.0f} tokens/s  {progress.share:4.0%}, {left:5.1f} min left", flush=True)
+        print(
+            f"{tokens / 1e6:6.2f}M tokens  train {training_loss:.3f}  validation {loss:.3f}  "
+            f"{tokens / progress.seconds:5.0f} tokens/s  {progress.share:4.0%}, {left:5.1f} min left",
+            flush=True,
+        )
 
     def _set_pace(self, pacer: Pacer) -> None:
         pace = pacer.pace(self.progress)
@@ -268,7 +181,7 @@ class Trainer:
         """Trains until the schedule is used up or the validation loss stops falling; returns which it was."""
         progress, settings = self.progress, self.settings
         losses: list[float] = []
-        while progress.share < 1:
+        while not progress.finished:
             start = time.perf_counter()
             if progress.step % STEPS_PER_SCHEDULE_UPDATE == 0:
                 self._set_pace(pacer)
@@ -276,13 +189,16 @@ class Trainer:
             progress.step += 1
             progress.share += progress.pace
             progress.seconds += time.perf_counter() - start
-            if progress.step % settings.steps_per_evaluation and progress.share < 1:
+            if progress.step % settings.steps_per_evaluation and not progress.finished:
                 continue
             start = time.perf_counter()
             self._evaluate(sum(losses) / len(losses))
             progress.seconds += time.perf_counter() - start
             losses = []
-            if progress.step - progress.best_step >= settings.patience_evaluations * settings.steps_per_evaluation:
+            if (
+                progress.step - progress.best_step
+                >= settings.patience_evaluations * settings.steps_per_evaluation
+            ):
                 return "patience"
         return "schedule"
 
@@ -292,9 +208,13 @@ def write_texts(splits: data.Splits, output: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "calibration.txt").write_text(data.join_documents(splits.calibration), encoding="utf-8")
     (folder / "heldout.txt").write_text(data.join_documents(splits.heldout), encoding="utf-8")
-    (folder / "LICENSE-PSF.txt").write_text(card.licence_notice(data.standard_library(), platform.python_version()), encoding="utf-8")
-    names = {name: [module.path for module in getattr(splits, name)]
-             for name in ("calibration", "heldout", "validation", "training")}
+    (folder / "LICENSE-PSF.txt").write_text(
+        card.licence_notice(data.standard_library(), platform.python_version()), encoding="utf-8"
+    )
+    names = {
+        name: [module.path for module in getattr(splits, name)]
+        for name in ("calibration", "heldout", "validation", "training")
+    }
     (folder / "split.json").write_text(json.dumps(names, indent=0) + "\n", encoding="utf-8")
 
 
@@ -309,20 +229,35 @@ def write_model(best: dict[str, torch.Tensor], output: Path) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def training_record(trainer: Trainer, stop: str, counts: dict[str, int], splits: data.Splits) -> dict[str, object]:
+def training_record(
+    trainer: Trainer, stop: str, counts: dict[str, int], splits: data.Splits
+) -> dict[str, object]:
     progress = trainer.progress
-    sizes = {name: {"modules": len(getattr(splits, name)),
-                    "bytes": sum(module.size_bytes for module in getattr(splits, name))}
-             for name in ("training", "calibration", "heldout", "validation")}
+    sizes = {
+        name: {
+            "modules": len(getattr(splits, name)),
+            "bytes": sum(module.size_bytes for module in getattr(splits, name)),
+        }
+        for name in ("training", "calibration", "heldout", "validation")
+    }
     return {
         "repeat_command": "python models/train_reference.py --repeat models/reference/training.json -o build/reference",
-        "settings": dataclasses.asdict(trainer.settings), "stopped_by": stop,
+        "settings": dataclasses.asdict(trainer.settings),
+        "stopped_by": stop,
         "tokens_per_step": trainer.settings.tokens_per_step,
-        "trained_tokens": progress.step * trainer.settings.tokens_per_step, "schedule": progress.schedule,
-        "trained_minutes": round(progress.seconds / 60, 1), "best_step": progress.best_step,
-        "best_validation_loss": round(progress.best_validation_loss, 4), "data": sizes, "stream": counts,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__,
-                     "transformers": transformers.__version__, "numpy": np.__version__},
+        "trained_tokens": progress.step * trainer.settings.tokens_per_step,
+        "schedule": progress.schedule,
+        "trained_minutes": round(progress.seconds / 60, 1),
+        "best_step": progress.best_step,
+        "best_validation_loss": round(progress.best_validation_loss, 4),
+        "data": sizes,
+        "stream": counts,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "numpy": np.__version__,
+        },
         "history": progress.history,
     }
 
@@ -357,11 +292,19 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("-o", "--output", type=Path, default=HERE / "reference")
-    parser.add_argument("--work", type=Path, default=HERE / ".training", help="checkpoints of the running training")
-    parser.add_argument("--max-minutes", type=float, default=55.0, help="the schedule is fitted into this time")
-    parser.add_argument("--repeat", type=Path, metavar="training.json", help="follow an earlier run's schedule")
+    parser.add_argument(
+        "--work", type=Path, default=HERE / ".training", help="checkpoints of the running training"
+    )
+    parser.add_argument(
+        "--max-minutes", type=float, default=55.0, help="the schedule is fitted into this time"
+    )
+    parser.add_argument(
+        "--repeat", type=Path, metavar="training.json", help="follow an earlier run's schedule"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--card-only", action="store_true")

@@ -48,13 +48,42 @@ class TokenizerKind:
 
 _CHATML = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 KINDS = {
-    "smollm": TokenizerKind(_CHATML, "<|endoftext|>", "<|endoftext|>", "<|im_end|>", None, True, False, False, None,
-                            CHATML_TEMPLATE),
-    "qwen2": TokenizerKind(_CHATML, None, "<|endoftext|>", "<|im_end|>", QWEN2_PATTERN, False, False, False,
-                           {"type": "NFC"}, CHATML_TEMPLATE),
+    "smollm": TokenizerKind(
+        _CHATML,
+        "<|endoftext|>",
+        "<|endoftext|>",
+        "<|im_end|>",
+        None,
+        True,
+        False,
+        False,
+        None,
+        CHATML_TEMPLATE,
+    ),
+    "qwen2": TokenizerKind(
+        _CHATML,
+        None,
+        "<|endoftext|>",
+        "<|im_end|>",
+        QWEN2_PATTERN,
+        False,
+        False,
+        False,
+        {"type": "NFC"},
+        CHATML_TEMPLATE,
+    ),
     "llama3": TokenizerKind(
         ("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"),
-        "<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", LLAMA3_PATTERN, False, True, True, None, LLAMA3_TEMPLATE),
+        "<|begin_of_text|>",
+        "<|end_of_text|>",
+        "<|eot_id|>",
+        LLAMA3_PATTERN,
+        False,
+        True,
+        True,
+        None,
+        LLAMA3_TEMPLATE,
+    ),
 }
 
 
@@ -75,17 +104,22 @@ def _post_processor(kind: TokenizerKind, bos_id: int | None) -> dict[str, Any]:
         return _byte_level(use_regex=True)
     bos = {"SpecialToken": {"id": kind.bos, "type_id": 0}}
     first, second = {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}
-    template = {"type": "TemplateProcessing", "single": [bos, first],
-                "pair": [bos, first, {"SpecialToken": {"id": kind.bos, "type_id": 1}}, second],
-                "special_tokens": {kind.bos: {"id": kind.bos, "ids": [bos_id], "tokens": [kind.bos]}}}
+    template = {
+        "type": "TemplateProcessing",
+        "single": [bos, first],
+        "pair": [bos, first, {"SpecialToken": {"id": kind.bos, "type_id": 1}}, second],
+        "special_tokens": {kind.bos: {"id": kind.bos, "ids": [bos_id], "tokens": [kind.bos]}},
+    }
     return {"type": "Sequence", "processors": [_byte_level(use_regex=True), template]}
 
 
 def special_ids(kind: TokenizerKind, bpe_tokens: int) -> dict[str, int]:
     """Ids of the special tokens: the reference tokenizer's own three first, further ones behind its vocabulary."""
     reused = len(_CHATML)
-    return {text: index if index < reused else bpe_tokens + index - reused
-            for index, text in enumerate(kind.special_tokens)}
+    return {
+        text: index if index < reused else bpe_tokens + index - reused
+        for index, text in enumerate(kind.special_tokens)
+    }
 
 
 @dataclass(frozen=True)
@@ -102,23 +136,43 @@ def write_tokenizer(kind_name: str, directory: Path, max_length: int) -> Written
     """Writes tokenizer.json and tokenizer_config.json as published models have them."""
     kind = KINDS[kind_name]
     document = json.loads(REFERENCE_TOKENIZER.read_text(encoding="utf-8"))
-    vocab: dict[str, int] = {token: index for token, index in document["model"]["vocab"].items()
-                             if token not in _CHATML}
+    vocab: dict[str, int] = {
+        token: index for token, index in document["model"]["vocab"].items() if token not in _CHATML
+    }
     ids = special_ids(kind, len(document["model"]["vocab"]))
     vocab |= {text: index for text, index in ids.items() if index < len(_CHATML)}
     document["model"]["vocab"] = dict(sorted(vocab.items(), key=lambda item: item[1]))
     document["model"]["ignore_merges"] = kind.ignore_merges
     document["added_tokens"] = [
-        {"id": index, "content": text, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
-         "special": True} for text, index in ids.items()]
+        {
+            "id": index,
+            "content": text,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": True,
+        }
+        for text, index in ids.items()
+    ]
     document["normalizer"] = kind.normalizer
     document["pre_tokenizer"] = _pre_tokenizer(kind)
     document["post_processor"] = _post_processor(kind, ids[kind.bos] if kind.bos else None)
     config = {
-        "add_prefix_space": False, "bos_token": kind.bos, "chat_template": kind.chat_template,
-        "clean_up_tokenization_spaces": False, "eos_token": kind.end_of_text, "model_max_length": max_length,
-        "pad_token": kind.end_of_text, "tokenizer_class": "PreTrainedTokenizerFast"}
+        "add_prefix_space": False,
+        "bos_token": kind.bos,
+        "chat_template": kind.chat_template,
+        "clean_up_tokenization_spaces": False,
+        "eos_token": kind.end_of_text,
+        "model_max_length": max_length,
+        "pad_token": kind.end_of_text,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
     (directory / "tokenizer.json").write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
     (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    return WrittenTokenizer(max(max(ids.values()) + 1, len(vocab)), ids[kind.bos] if kind.bos else None,
-                            ids[kind.end_of_text], ids[kind.end_of_turn])
+    return WrittenTokenizer(
+        max(max(ids.values()) + 1, len(vocab)),
+        ids[kind.bos] if kind.bos else None,
+        ids[kind.end_of_text],
+        ids[kind.end_of_turn],
+    )

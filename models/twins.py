@@ -111,10 +111,14 @@ def layer_tensors(config: dict[str, Any], index: int) -> Iterator[Tensor]:
     # Output projections shrink with depth, as in GPT-2's initialisation: the residual stream stays bounded.
     output_std = WEIGHT_STD / math.sqrt(2 * config["num_hidden_layers"])
     linears = {
-        "self_attn.q_proj": (queries, hidden, WEIGHT_STD), "self_attn.k_proj": (keys, hidden, WEIGHT_STD),
-        "self_attn.v_proj": (keys, hidden, WEIGHT_STD), "self_attn.o_proj": (hidden, queries, output_std),
-        "mlp.gate_proj": (wide, hidden, WEIGHT_STD), "mlp.up_proj": (wide, hidden, WEIGHT_STD),
-        "mlp.down_proj": (hidden, wide, output_std)}
+        "self_attn.q_proj": (queries, hidden, WEIGHT_STD),
+        "self_attn.k_proj": (keys, hidden, WEIGHT_STD),
+        "self_attn.v_proj": (keys, hidden, WEIGHT_STD),
+        "self_attn.o_proj": (hidden, queries, output_std),
+        "mlp.gate_proj": (wide, hidden, WEIGHT_STD),
+        "mlp.up_proj": (wide, hidden, WEIGHT_STD),
+        "mlp.down_proj": (hidden, wide, output_std),
+    }
     yield Tensor(f"{prefix}.input_layernorm.weight", (hidden,), 1.0, NORM_STD)
     for name, (rows, columns, std) in linears.items():
         yield Tensor(f"{prefix}.{name}.weight", (rows, columns), 0.0, std)
@@ -161,8 +165,11 @@ def safetensors_header(tensors: list[Tensor]) -> bytes:
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for tensor in tensors:
-        entries[tensor.name] = {"dtype": "BF16", "shape": list(tensor.shape),
-                                "data_offsets": [offset, offset + tensor.size_bytes]}
+        entries[tensor.name] = {
+            "dtype": "BF16",
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + tensor.size_bytes],
+        }
         offset += tensor.size_bytes
     text = json.dumps(entries, separators=(",", ":")).encode("utf-8")
     text += b" " * (-len(text) % 8)
@@ -197,11 +204,18 @@ def write_shards(directory: Path, shards: list[list[Tensor]], seed: int) -> None
     if len(shards) > 1:
         total = sum(tensor.size_bytes for shard in shards for tensor in shard)
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-        (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        (directory / "model.safetensors.index.json").write_text(
+            json.dumps(index, indent=2) + "\n", encoding="utf-8"
+        )
 
 
 def write_twin(
-    name: str, directory: str | Path, *, layers: int | None = None, seed: int = 0, tiny: bool = False,
+    name: str,
+    directory: str | Path,
+    *,
+    layers: int | None = None,
+    seed: int = 0,
+    tiny: bool = False,
     shard_bytes: int = SHARD_BYTES,
 ) -> Path:
     """Writes a twin to `directory` (which must not hold files yet) and returns it; half a twin is never left there."""
@@ -216,9 +230,11 @@ def write_twin(
     try:
         tokenizer = write_tokenizer(twin.tokenizer_kind, partial, twin.config["max_position_embeddings"])
         config = written_config(twin, tokenizer, layers, tiny)
-        generation = {"bos_token_id": config["bos_token_id"],
-                      "eos_token_id": [tokenizer.end_of_text_id, tokenizer.end_of_turn_id],
-                      "pad_token_id": tokenizer.end_of_text_id}
+        generation = {
+            "bos_token_id": config["bos_token_id"],
+            "eos_token_id": [tokenizer.end_of_text_id, tokenizer.end_of_turn_id],
+            "pad_token_id": tokenizer.end_of_text_id,
+        }
         for file, document in (("config.json", config), ("generation_config.json", generation)):
             (partial / file).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         write_shards(partial, plan_shards(list(model_tensors(config)), shard_bytes), seed)
@@ -231,7 +247,9 @@ def write_twin(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("name", nargs="?", help="one of the names that --list prints")
     parser.add_argument("-o", "--output", type=Path, help="the folder to write; it must not hold files yet")
     parser.add_argument("--layers", type=int, help="fewer (or more) decoder layers than published")
@@ -246,8 +264,13 @@ def main() -> None:
     if arguments.name is None or arguments.output is None:
         parser.error("a twin's name and -o DIR are needed (or --list)")
     try:
-        write_twin(arguments.name, arguments.output, layers=arguments.layers, seed=arguments.seed,
-                   tiny=arguments.tiny)
+        write_twin(
+            arguments.name,
+            arguments.output,
+            layers=arguments.layers,
+            seed=arguments.seed,
+            tiny=arguments.tiny,
+        )
     except (ValueError, FileExistsError) as error:
         parser.error(str(error))
 

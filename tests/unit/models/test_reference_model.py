@@ -40,7 +40,7 @@ def measured_perplexity(model: Any, ids: list[int], chunks: int) -> float:
     """llama.cpp's convention, written again without the card's code."""
     losses = []
     for index in range(chunks):
-        chunk = torch.tensor([ids[index * 512:(index + 1) * 512]])
+        chunk = torch.tensor([ids[index * 512 : (index + 1) * 512]])
         with torch.no_grad():
             scores = torch.log_softmax(model(input_ids=chunk).logits[0].double(), dim=-1)
         losses += [-scores[position, chunk[0, position + 1]].item() for position in range(256, 511)]
@@ -49,10 +49,17 @@ def measured_perplexity(model: Any, ids: list[int], chunks: int) -> float:
 
 def test_shape_and_size(reference: Path, model: Any, record: dict[str, Any]) -> None:
     config = model.config
-    shape = (config.hidden_size, config.num_hidden_layers, config.num_attention_heads, config.num_key_value_heads)
+    shape = (
+        config.hidden_size,
+        config.num_hidden_layers,
+        config.num_attention_heads,
+        config.num_key_value_heads,
+    )
     assert shape == (256, 6, 8, 2) and config.vocab_size == 4096 and config.tie_word_embeddings
     assert json.loads((reference / "config.json").read_text())["dtype"] == "bfloat16"
-    assert (reference / "model.safetensors").stat().st_size == record["weights_bytes"] <= LARGEST_WEIGHTS_BYTES
+    assert (
+        (reference / "model.safetensors").stat().st_size == record["weights_bytes"] <= LARGEST_WEIGHTS_BYTES
+    )
     assert sum(parameter.numel() for parameter in model.parameters()) == record["parameters"]
 
 
@@ -94,7 +101,9 @@ def test_chunked_attention_equals_torch() -> None:
     torch.manual_seed(0)
     query, key, value = (torch.randn(2, heads, 300, 32) for heads in (8, 2, 2))
     found, _ = reference_model.chunked_causal_attention(torch.nn.Module(), query, key, value, None, 32**-0.5)
-    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, is_causal=True, enable_gqa=True
+    )
     assert torch.allclose(found, expected.transpose(1, 2), atol=1e-5)
 
 
@@ -108,7 +117,7 @@ def test_learning_rate_warms_up_and_falls() -> None:
 
 def test_clock_pacer_fits_the_time_and_a_record_repeats_it() -> None:
     pacer, progress = training.ClockPacer(minutes=10), training.Progress()
-    while progress.share < 1:
+    while not progress.finished:
         if progress.step % training.STEPS_PER_SCHEDULE_UPDATE == 0:
             progress.pace = pacer.pace(progress)
             progress.schedule.append([progress.step, progress.pace])
@@ -118,7 +127,7 @@ def test_clock_pacer_fits_the_time_and_a_record_repeats_it() -> None:
         progress.share += progress.pace
     assert 540 < progress.seconds < 660
     repeated, again = training.RecordedPacer(progress.schedule), training.Progress()
-    while again.share < 1:
+    while not again.finished:
         again.share += repeated.pace(again)
         again.step += 1
     assert again.step == progress.step

@@ -13,8 +13,14 @@ from safetensors import safe_open
 from tokenizers import Tokenizer
 
 # Millions of parameters on the models' published pages.
-PUBLISHED_MILLIONS = {"smollm2-135m": 134.5, "qwen2.5-0.5b": 494.0, "qwen3-0.6b": 596.0, "llama-3.2-1b": 1235.8,
-                      "qwen2.5-1.5b": 1543.7, "llama-3.1-8b": 8030.3}
+PUBLISHED_MILLIONS = {
+    "smollm2-135m": 134.5,
+    "qwen2.5-0.5b": 494.0,
+    "qwen3-0.6b": 596.0,
+    "llama-3.2-1b": 1235.8,
+    "qwen2.5-1.5b": 1543.7,
+    "llama-3.1-8b": 8030.3,
+}
 ONE_PER_STRUCTURE = ("smollm2-135m", "qwen2.5-0.5b", "qwen3-0.6b", "llama-3.1-8b")
 
 
@@ -51,14 +57,20 @@ def test_transformers_uses_the_tokenizer_file_as_it_is(name: str, tmp_path: Path
     loaded = transformers.AutoTokenizer.from_pretrained(folder)
     assert loaded(text)["input_ids"] == direct
     assert loaded.decode(direct, skip_special_tokens=True) == text
-    prompt = loaded.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True)
+    prompt = loaded.apply_chat_template(
+        [{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True
+    )
     assert "hi" in prompt and "assistant" in prompt
 
 
 def test_digits_follow_the_family(tmp_path: Path) -> None:
     def digits(name: str) -> list[str]:
         folder = twins.write_twin(name, tmp_path / name, tiny=True)
-        return Tokenizer.from_file(str(folder / "tokenizer.json")).encode("12345", add_special_tokens=False).tokens
+        return (
+            Tokenizer.from_file(str(folder / "tokenizer.json"))
+            .encode("12345", add_special_tokens=False)
+            .tokens
+        )
 
     assert digits("smollm2-135m") == list("12345")
     assert digits("qwen2.5-0.5b") == list("12345")
@@ -82,7 +94,7 @@ def test_shards_are_what_the_index_says(tmp_path: Path) -> None:
     total = 0
     for file in files:
         header_bytes = int.from_bytes(file.read_bytes()[:8], "little")
-        header = json.loads(file.read_bytes()[8:8 + header_bytes])
+        header = json.loads(file.read_bytes()[8 : 8 + header_bytes])
         header.pop("__metadata__")
         data_bytes = sum(2 * math.prod(entry["shape"]) for entry in header.values())
         assert file.stat().st_size == 8 + header_bytes + data_bytes and header_bytes % 8 == 0
