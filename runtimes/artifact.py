@@ -32,7 +32,7 @@ DEFAULTS = GenerationOptions()
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A whole answer. ttft_ms: prompt tokenized, fed and the first token chosen. Decode excludes that first token."""
+    """A whole answer. ttft_ms: the prompt fed and the first token chosen, tokenization excluded; decode excludes that token."""
 
     text: str
     tokens: tuple[int, ...]

@@ -53,10 +53,6 @@ class SafetensorsReader:
     def __contains__(self, weight: str) -> bool:
         return weight in self._entries or f"{weight}_packed" in self._entries
 
-    def names(self) -> Iterator[str]:
-        """The stored tensors, as they are stored."""
-        return iter(self._entries)
-
     def read(self, weight: str) -> npt.NDArray[np.float32]:
         """`X.weight` (or a bias) as float32 in its own shape, dequantized when it is packed."""
         if f"{weight}_packed" in self._entries:
@@ -84,11 +80,9 @@ class SafetensorsReader:
             entry = self._entries[name]
         except KeyError:
             raise ArtifactError(f"the weights have no tensor {name!r}") from None
-        return (
-            np.memmap(entry.path, entry.dtype, "r", entry.offset_bytes, entry.shape)
-            if 0 not in entry.shape
-            else np.empty(entry.shape)
-        )
+        if 0 in entry.shape:  # nothing to map
+            return np.empty(entry.shape, entry.dtype)
+        return np.memmap(entry.path, entry.dtype, "r", entry.offset_bytes, entry.shape)
 
     def _check_index(self, folder: Path) -> None:
         index = folder / "model.safetensors.index.json"

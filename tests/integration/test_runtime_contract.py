@@ -103,6 +103,26 @@ def test_uneven_pieces_equal_one_piece(opened: Opener) -> None:
         np.testing.assert_allclose(logits[0], whole[begin - 1], **CLOSE)
 
 
+CHUNKS = {
+    "gguf": "_BATCH_TOKENS",
+    "onnx": "_CHUNK_TOKENS",
+    "openvino": "_CHUNK_TOKENS",
+    "safetensors": "_CHUNK_TOKENS",
+}
+
+
+@pytest.mark.parametrize("all_logits", [True, False])
+def test_a_long_prompt_in_chunks_gives_the_same_logits(
+    opened: Opener, engine: str, all_logits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = opened().feed(TOKENS[:60], all_logits=all_logits)
+    module = ENGINES[engine].opener.partition(":")[0]
+    monkeypatch.setattr(f"{module}.{CHUNKS[engine]}", 16)
+    session = opened()
+    np.testing.assert_allclose(session.feed(TOKENS[:60], all_logits=all_logits), whole, **CLOSE)
+    assert session.position == 60
+
+
 @pytest.mark.parametrize("exact", [True, False], ids=["exact", "shipped"])
 def test_rewind_then_feed_gives_the_same_logits(opened: Opener, exact: bool) -> None:
     session = opened(exact=exact)

@@ -38,14 +38,6 @@ def test_the_shared_cache_equals_the_copied_one(packed_dir: Path, tmp_path: Path
         )
 
 
-def test_a_long_prompt_goes_through_in_chunks(packed_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = open_session(packed_dir / "onnx", SessionOptions(threads=1, exact=True)).feed(TOKENS)
-    monkeypatch.setattr("edgeport.runtimes.onnx._CHUNK_TOKENS", 16)
-    chunked = open_session(packed_dir / "onnx", SessionOptions(threads=1, exact=True))
-    np.testing.assert_allclose(chunked.feed(TOKENS), whole, atol=1e-4)
-    assert chunked.position == 50
-
-
 def test_exact_means_float32_activations(packed_dir: Path) -> None:
     expected = reference.open_session(packed_dir / "safetensors", SessionOptions()).feed(
         TOKENS, all_logits=True
