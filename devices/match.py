@@ -128,7 +128,7 @@ def _largest_context(model: ModelFacts, weights_bytes: int, engine: str, availab
 def _reason(memory: MemoryEstimate, available_bytes: int) -> str:
     terms = (
         f"weights {format_bytes(memory.weights_bytes)}, KV cache {format_bytes(memory.kv_cache_bytes)} for "
-        f"{memory.context_length} tokens, compute {format_bytes(memory.compute_bytes + memory.output_bytes)}, "
+        f"{memory.context_length} tokens, compute {format_bytes(memory.compute_bytes)}, "
         f"engine {format_bytes(memory.overhead_bytes)}"
     )
     return (
@@ -144,19 +144,9 @@ def _advice(
     advice = []
     if largest_context:
         advice.append(f"lower the context to {largest_context} tokens")
-    small_cache = estimate_memory(model, weights_bytes, memory.engine, memory.context_length, kv_bits=8)
-    if small_cache.kv_cache_bytes < memory.kv_cache_bytes and small_cache.required_bytes <= available_bytes:
-        advice.append("keep the KV cache in 8 bits")
-    for batch in (128, 32):
-        small_batch = estimate_memory(
-            model, weights_bytes, memory.engine, memory.context_length, prompt_batch=batch
-        )
-        if small_batch.required_bytes <= available_bytes:
-            advice.append(f"compute prompts in batches of {batch} tokens")
-            break
     rest = memory.required_bytes - memory.weights_bytes
     bits_now = 8 * weights_bytes / model.parameters
-    if memory.weights_bytes and memory.engine != "reference":
+    if memory.engine != "reference":
         bits = bits_now * max(0, available_bytes - rest) / memory.weights_bytes
         if SMALLEST_BITS <= bits < bits_now:
             advice.append(f"store the weights in at most {bits:.1f} bits each instead of {bits_now:.1f}")

@@ -1,12 +1,17 @@
 """How much memory one container needs in its engine, term by term, from the shape of the model alone.
 
-llama.cpp: KV cache per layer padded to 256 cells, compute buffer 4 * n_ubatch * (n_vocab + 2 * n_embd) bytes (seen exact
-against the engine's own log for two models with large vocabularies; the logits of a whole micro-batch dominate), output
-buffer 4 * n_vocab. Weights are read, not mapped, so that the repacked copy replaces the original.
-onnxruntime: MatMulNBits repacks each weight into its own layout and widens the block sums, 1.45 times the quantized bytes
-seen on x86 (16 matrices of 4096 x 4096, block 32, accuracy_level 4); the KV cache of our graph is float32.
-OpenVINO: the CPU plugin keeps a repacked copy of every weight beside the mapped file, 1.4 times the bytes and the file's
-pages seen on x86 with the same matrices; the kernel may drop those pages, so they count for the peak, not for fitting.
+The formulas describe our own sessions (edgeport.runtimes). Beside them is what was measured: the largest resident size
+of a process that opens the container, reads a prompt that fills the context and decodes 16 tokens, on Linux x86-64 with
+INT4 linears and INT8 embeddings of the shapes of SmolLM2-135M (context 1024 and 4096) and Qwen2.5-0.5B (2048).
+
+llama.cpp: KV cache padded to 256 cells; compute buffer 4 * (rows * n_vocab + n_ubatch * 2 * n_embd) bytes, with rows the
+    logits rows a batch may ask for (with rows = n_ubatch it is exact against the engine's own log for both shapes).
+    Weights are read, not mapped, so that the repacked copy replaces the original. Measured within 3 %.
+onnxruntime: MatMulNBits holds codes with a float32 scale and block sum per block, a tied head is a copy beside the
+    embedding; the KV cache of our graph is float32; float weights of 16 bits are widened. Measured within 4 %.
+OpenVINO: a repacked copy of the weights beside the mapped file, whose pages the kernel may drop again; a cache that is
+    reallocated while it grows; three copies of a chunk's logits at the peak. Measured within 5 %.
+reference: every weight in float32. Measured within 10 %.
 Grouped-query attention is exact everywhere: the cache has kv_heads, not heads.
 """
 
@@ -20,35 +25,38 @@ from edgeport.errors import UsageError
 from edgeport.manifest import ModelFacts
 
 MIB = 2**20
-PROMPT_BATCH = 512
-"""Prompt tokens computed at once: llama.cpp's n_ubatch, and what our sessions feed the other engines."""
+BYTES_PER_BLOCK = 4
+"""What onnxruntime's repacked weights take more than the file, per block of 32 weights."""
+FLOAT_BITS = 12
+"""Containers with more bits per weight than this hold floats."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineMemory:
-    """Constants of one engine. `copies`: bytes the engine allocates per byte of weights in the file."""
+    """Constants of one engine.
+
+    copies: bytes it allocates per byte of weights in the file. maps_file: the file stays mapped beside them.
+    chunk_tokens: prompt tokens computed at once. logits_rows: float32 rows of the vocabulary alive at the peak.
+    overhead_bytes: Python with the engine, without a model; bytes_per_token: the vocabulary inside the engine.
+    """
 
     kv_bits: int
-    kv_padding: int
-    copies: float
-    maps_file: bool
     overhead_bytes: int
+    kv_padding: int = 1
+    copies: float = 1.0
+    maps_file: bool = False
+    chunk_tokens: int = 512
+    logits_rows: int = 512
+    bytes_per_token: int = 0
 
 
-# Overhead: a Python process with the engine, tokenizer and session, without model (resident size seen on Linux x86-64).
 ENGINES: Mapping[str, EngineMemory] = {
-    "llama.cpp": EngineMemory(
-        kv_bits=16, kv_padding=256, copies=1.0, maps_file=False, overhead_bytes=76 * MIB
-    ),
-    "onnxruntime": EngineMemory(
-        kv_bits=32, kv_padding=1, copies=1.45, maps_file=False, overhead_bytes=70 * MIB
-    ),
-    "openvino": EngineMemory(kv_bits=16, kv_padding=1, copies=1.4, maps_file=True, overhead_bytes=90 * MIB),
-    "vllm": EngineMemory(kv_bits=16, kv_padding=16, copies=1.0, maps_file=False, overhead_bytes=1024 * MIB),
-    "transformers": EngineMemory(
-        kv_bits=16, kv_padding=1, copies=1.0, maps_file=False, overhead_bytes=400 * MIB
-    ),
-    "reference": EngineMemory(kv_bits=32, kv_padding=1, copies=0.0, maps_file=True, overhead_bytes=60 * MIB),
+    "llama.cpp": EngineMemory(16, 45 * MIB, kv_padding=256, logits_rows=64, bytes_per_token=200),
+    "onnxruntime": EngineMemory(32, 56 * MIB, chunk_tokens=256, logits_rows=2 * 256),
+    "openvino": EngineMemory(32, 95 * MIB, copies=1.2, maps_file=True, chunk_tokens=256, logits_rows=3 * 256),
+    "vllm": EngineMemory(16, 1024 * MIB, kv_padding=16, logits_rows=1),
+    "transformers": EngineMemory(16, 400 * MIB),
+    "reference": EngineMemory(32, 50 * MIB, chunk_tokens=64, logits_rows=64),
 }
 FALLBACK_ENGINES: Mapping[str, str] = {
     "gguf": "llama.cpp",
@@ -64,7 +72,7 @@ class MemoryEstimate:
     """Bytes one running container takes, by cause.
 
     weights_bytes: the engine's own copy, repacked where it repacks. mapped_bytes: pages of the file that stay mapped
-    beside it and that the kernel may drop. `engine` is how it was computed, `basis` says it in words.
+    beside it and that the kernel may drop.
     """
 
     format: str
@@ -73,7 +81,6 @@ class MemoryEstimate:
     weights_bytes: int
     kv_cache_bytes: int
     compute_bytes: int
-    output_bytes: int
     overhead_bytes: int
     mapped_bytes: int
     basis: str
@@ -81,7 +88,7 @@ class MemoryEstimate:
     @property
     def required_bytes(self) -> int:
         """What must be free: everything except pages that can be read again from the file."""
-        fixed = self.weights_bytes + self.compute_bytes + self.output_bytes + self.overhead_bytes
+        fixed = self.weights_bytes + self.compute_bytes + self.overhead_bytes
         return fixed + self.kv_cache_bytes
 
     @property
@@ -129,13 +136,7 @@ def kv_cache_bytes(model: ModelFacts, context_length: int, *, bits: int = 16, pa
 
 
 def estimate_memory(
-    model: ModelFacts,
-    weights_bytes: int,
-    engine: str,
-    context_length: int,
-    *,
-    kv_bits: int | None = None,
-    prompt_batch: int = PROMPT_BATCH,
+    model: ModelFacts, weights_bytes: int, engine: str, context_length: int
 ) -> MemoryEstimate:
     """Memory of one container of `weights_bytes` run by `engine` with a cache for `context_length` tokens."""
     if engine not in ENGINES:
@@ -145,23 +146,27 @@ def estimate_memory(
             f"cannot estimate {weights_bytes} bytes of weights with a context of {context_length}"
         )
     constants = ENGINES[engine]
-    bits = kv_bits or constants.kv_bits
-    batch = min(prompt_batch, context_length)
-    copied = round(weights_bytes * constants.copies)
-    if engine == "reference":
-        copied = 4 * model.parameters
+    cache = kv_cache_bytes(model, context_length, bits=constants.kv_bits, padding=constants.kv_padding)
     return MemoryEstimate(
         format=ENGINE_FORMATS[engine],
         engine=engine,
         context_length=context_length,
-        weights_bytes=copied,
-        kv_cache_bytes=kv_cache_bytes(model, context_length, bits=bits, padding=constants.kv_padding),
-        compute_bytes=_compute_bytes(model, engine, batch),
-        output_bytes=4 * model.vocab_size,
-        overhead_bytes=constants.overhead_bytes,
+        weights_bytes=_resident_weights(model, weights_bytes, engine),
+        kv_cache_bytes=cache,
+        compute_bytes=compute_bytes(
+            model, chunk_tokens=min(constants.chunk_tokens, context_length), logits_rows=constants.logits_rows
+        ),
+        overhead_bytes=constants.overhead_bytes + constants.bytes_per_token * model.vocab_size,
         mapped_bytes=weights_bytes if constants.maps_file else 0,
-        basis=_basis(engine, constants, bits, batch),
+        basis=f"{engine}: {constants.kv_bits}-bit KV cache, prompts in chunks of {constants.chunk_tokens} tokens",
     )
+
+
+def compute_bytes(model: ModelFacts, *, chunk_tokens: int, logits_rows: int) -> int:
+    """Activations in float32: logits and the residual stream at the end, or the widest layer, whichever is more."""
+    end = logits_rows * model.vocab_size + 2 * chunk_tokens * model.hidden_size
+    layer = chunk_tokens * (3 * model.hidden_size + 2 * model.intermediate_size)
+    return 4 * max(end, layer)
 
 
 def engine_for(profile: DeviceProfile, format_name: str) -> str:
@@ -171,21 +176,14 @@ def engine_for(profile: DeviceProfile, format_name: str) -> str:
     return profile.engine_for(format_name) or FALLBACK_ENGINES[format_name]
 
 
-def _compute_bytes(model: ModelFacts, engine: str, batch: int) -> int:
-    """Activations of a prompt batch in float32: the logits, or the widest layer when the vocabulary is small."""
-    if engine == "llama.cpp":
-        widest = max(
-            model.vocab_size + 2 * model.hidden_size, 3 * model.hidden_size + 2 * model.intermediate_size
-        )
-        return 4 * batch * widest
-    return 4 * batch * (model.vocab_size + 4 * model.hidden_size + 3 * model.intermediate_size)
-
-
-def _basis(engine: str, constants: EngineMemory, kv_bits: int, batch: int) -> str:
+def _resident_weights(model: ModelFacts, weights_bytes: int, engine: str) -> int:
+    """The engine's own copy of the weights, in the layout its kernels want."""
     if engine == "reference":
-        weights = "weights as float32 beside the mapped file"
-    elif constants.copies == 1.0:
-        weights = "weights once"
-    else:
-        weights = f"weights x {constants.copies:g} (repacked copy)"
-    return f"{engine}: {weights}, {kv_bits}-bit KV cache, prompts in batches of {batch}"
+        return 4 * model.parameters
+    if engine != "onnxruntime":
+        return round(weights_bytes * ENGINES[engine].copies)
+    if 8 * weights_bytes / model.parameters > FLOAT_BITS:
+        return 4 * model.parameters
+    counts = parameter_counts(model)
+    tied_head = counts.embedding if model.tied_embeddings else 0
+    return weights_bytes + tied_head + BYTES_PER_BLOCK * model.parameters // 32

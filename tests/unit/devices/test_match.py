@@ -65,17 +65,6 @@ def test_the_solved_bits_make_it_fit(llama31_8b: ModelFacts, edge: DeviceProfile
     assert fewer.fits
 
 
-def test_batch_and_cache_advice_is_enough_alone(qwen25_05b: ModelFacts, edge: DeviceProfile) -> None:
-    need = estimate_memory(qwen25_05b, FOUR_FORMATS["gguf"], "llama.cpp", 32768)
-    profile = with_ram(edge, need.required_bytes - 150 * 2**20)
-    (fit,) = fits(qwen25_05b, {"gguf": FOUR_FORMATS["gguf"]}, profile, 32768)
-    assert "keep the KV cache in 8 bits" in fit.advice
-    assert "compute prompts in batches of 128 tokens" in fit.advice
-    for change in ({"kv_bits": 8}, {"prompt_batch": 128}):
-        changed = estimate_memory(qwen25_05b, FOUR_FORMATS["gguf"], "llama.cpp", 32768, **change)
-        assert changed.required_bytes <= profile.usable_ram_bytes
-
-
 def test_a_hopeless_model_gets_a_size_instead(llama31_8b: ModelFacts, edge: DeviceProfile) -> None:
     (fit,) = fits(llama31_8b, LLAMA_8B_INT4, with_ram(edge, GIB), 2048)
     assert fit.largest_context == 0
