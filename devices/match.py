@@ -6,6 +6,7 @@ the context that fits is the largest one that does, the bits are those that leav
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,11 +15,13 @@ from edgeport.devices.profile import DeviceProfile
 from edgeport.devices.speed import SpeedEstimate, estimate_speed
 from edgeport.errors import DoesNotFit, UsageError
 from edgeport.manifest import ModelFacts
-from edgeport.units import format_bytes
+from edgeport.units import format_bytes, format_count
 
 SMALLEST_CONTEXT = 256
 """A shorter context is not worth loading a model for; also llama.cpp's granularity."""
 SMALLEST_BITS = 2.0
+GPU_USABLE_SHARE = 0.9
+"""vLLM's default gpu_memory_utilization; the rest is the driver's, the display's and fragmentation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,8 @@ def _fit(
     on_gpu = profile.runs_on_gpu(engine)
     available = _available_bytes(profile, on_gpu)
     memory = estimate_memory(model, weights_bytes, engine, context_length)
+    # The reference reads its float32 copy, every other engine as many bytes as the file has.
+    read_bytes = memory.weights_bytes if engine == "reference" else weights_bytes
     is_enough = memory.required_bytes <= available
     largest = _largest_context(model, weights_bytes, engine, available)
     return Fit(
@@ -98,7 +103,7 @@ def _fit(
         memory=memory,
         available_bytes=available,
         largest_context=largest,
-        speed=estimate_speed(model, weights_bytes, profile, on_gpu=on_gpu),
+        speed=estimate_speed(model, read_bytes, profile, on_gpu=on_gpu),
         reason=_reason(memory, available),
         advice=() if is_enough else _advice(model, weights_bytes, memory, available, largest),
     )
@@ -106,7 +111,7 @@ def _fit(
 
 def _available_bytes(profile: DeviceProfile, on_gpu: bool) -> int:
     if on_gpu and profile.gpu is not None:
-        return profile.gpu.memory_bytes * profile.gpu.count
+        return int(profile.gpu.memory_bytes * profile.gpu.count * GPU_USABLE_SHARE)
     return profile.usable_ram_bytes
 
 
@@ -144,14 +149,28 @@ def _advice(
     advice = []
     if largest_context:
         advice.append(f"lower the context to {largest_context} tokens")
-    rest = memory.required_bytes - memory.weights_bytes
-    bits_now = 8 * weights_bytes / model.parameters
-    if memory.engine != "reference":
-        bits = bits_now * max(0, available_bytes - rest) / memory.weights_bytes
-        if SMALLEST_BITS <= bits < bits_now:
-            advice.append(f"store the weights in at most {bits:.1f} bits each instead of {bits_now:.1f}")
+    smaller = _largest_weights(model, weights_bytes, memory, available_bytes)
+    bits = math.floor(80 * smaller / model.parameters) / 10
+    if memory.engine != "reference" and bits >= SMALLEST_BITS:
+        bits_now = 8 * weights_bytes / model.parameters
+        advice.append(f"store the weights in at most {bits:.1f} bits each instead of {bits_now:.1f}")
     if not advice:
-        need = model.parameters * max(0, available_bytes - rest) / max(1, memory.weights_bytes)
-        if need > 0:
-            advice.append(f"take a model of at most {need / 1e9:.2g}B parameters at the same precision")
+        rest = memory.required_bytes - memory.weights_bytes
+        share = max(0, available_bytes - rest) / memory.weights_bytes
+        if share > 0:
+            advice.append(
+                f"take a model of at most {format_count(model.parameters * share)} parameters at the same precision"
+            )
     return tuple(advice)
+
+
+def _largest_weights(
+    model: ModelFacts, weights_bytes: int, memory: MemoryEstimate, available_bytes: int
+) -> int:
+    """The most bytes of weights, below `weights_bytes`, that fit with everything else unchanged; 0 when none do."""
+    low, high = 0, weights_bytes
+    while low < high:
+        middle = (low + high + 1) // 2
+        smaller = estimate_memory(model, middle, memory.engine, memory.context_length)
+        low, high = (middle, high) if smaller.required_bytes <= available_bytes else (low, middle - 1)
+    return low

@@ -8,10 +8,10 @@ llama.cpp: KV cache padded to 256 cells; compute buffer 4 * (rows * n_vocab + n_
     logits rows a batch may ask for (with rows = n_ubatch it is exact against the engine's own log for both shapes).
     Weights are read, not mapped, so that the repacked copy replaces the original. Measured within 3 %.
 onnxruntime: MatMulNBits holds codes with a float32 scale and block sum per block, a tied head is a copy beside the
-    embedding; the KV cache of our graph is float32; float weights of 16 bits are widened. Measured within 4 %.
+    embedding; the KV cache of our graph is float32; float weights of 16 bits are widened. Measured within 3 %.
 OpenVINO: a repacked copy of the weights beside the mapped file, whose pages the kernel may drop again; a cache that is
-    reallocated while it grows; three copies of a chunk's logits at the peak. Measured within 5 %.
-reference: every weight in float32. Measured within 10 %.
+    reallocated while it grows; three copies of a chunk's logits at the peak. Measured within 3 %.
+reference: every weight in float32. Measured within 3 %.
 Grouped-query attention is exact everywhere: the cache has kv_heads, not heads.
 """
 
@@ -52,7 +52,7 @@ class EngineMemory:
 
 ENGINES: Mapping[str, EngineMemory] = {
     "llama.cpp": EngineMemory(16, 45 * MIB, kv_padding=256, logits_rows=64, bytes_per_token=200),
-    "onnxruntime": EngineMemory(32, 56 * MIB, chunk_tokens=256, logits_rows=2 * 256),
+    "onnxruntime": EngineMemory(32, 64 * MIB, chunk_tokens=256, logits_rows=2 * 256),
     "openvino": EngineMemory(32, 95 * MIB, copies=1.2, maps_file=True, chunk_tokens=256, logits_rows=3 * 256),
     "vllm": EngineMemory(16, 1024 * MIB, kv_padding=16, logits_rows=1),
     "transformers": EngineMemory(16, 400 * MIB),

@@ -93,8 +93,7 @@ def test_peak_as_measured(
     request: pytest.FixtureRequest,
 ) -> None:
     estimate = estimate_memory(request.getfixturevalue(shape), round(weights_mib * MIB), engine, context)
-    tolerance = 0.1 if engine == "reference" else 0.06
-    assert estimate.peak_bytes / MIB == pytest.approx(measured_mib, rel=tolerance)
+    assert estimate.peak_bytes / MIB == pytest.approx(measured_mib, rel=0.05)
 
 
 def test_small_vocabularies_are_bound_by_the_widest_layer(smollm2_135m: ModelFacts) -> None:
