@@ -27,7 +27,9 @@ from edgeport.progress import NO_PROGRESS
 from edgeport.scheme import TensorScheme
 
 
-@given(bits=st.sampled_from([4, 8]), rows=st.integers(1, 4), pairs=st.integers(1, 40), seed=st.integers(0, 2**32))
+@given(
+    bits=st.sampled_from([4, 8]), rows=st.integers(1, 4), pairs=st.integers(1, 40), seed=st.integers(0, 2**32)
+)
 def test_unpacking_is_the_inverse_of_packing(bits: int, rows: int, pairs: int, seed: int) -> None:
     lowest = -(1 << (bits - 1))
     codes = np.random.default_rng(seed).integers(lowest, -lowest, (rows, 2 * pairs)).astype(np.int8)
@@ -69,7 +71,11 @@ def test_digest_is_sha256_of_little_endian_float32_with_one_zero() -> None:
     assert tensor_digest(np.asfortranarray(values)) == tensor_digest(values)
 
 
-@given(st.dictionaries(st.text("abc.", min_size=1), st.text("0123456789abcdef", min_size=64, max_size=64), min_size=1))
+@given(
+    st.dictionaries(
+        st.text("abc.", min_size=1), st.text("0123456789abcdef", min_size=64, max_size=64), min_size=1
+    )
+)
 def test_weights_id_does_not_depend_on_order_but_on_everything_else(digests: dict[str, str]) -> None:
     identity = weights_id(digests)
     assert weights_id(dict(reversed(digests.items()))) == identity
@@ -89,7 +95,9 @@ def test_the_recorded_digest_is_that_of_the_dequantized_tensor(scheme: str) -> N
     values[0] = -0.0
     kind = TensorScheme(scheme, 32) if scheme.startswith("int") else TensorScheme(scheme)  # type: ignore[arg-type]
     made = quantize_tensor(values, kind, name="t")
-    assert made.digest == tensor_digest(PackedTensor("t", (6, 64), kind, made.payload, made.scales).dequantize())
+    assert made.digest == tensor_digest(
+        PackedTensor("t", (6, 64), kind, made.payload, made.scales).dequantize()
+    )
 
 
 def test_a_checkpoint_reads_back_with_its_digests(tiny_qwen2_dir: Path, tmp_path: Path) -> None:
@@ -102,7 +110,9 @@ def test_a_checkpoint_reads_back_with_its_digests(tiny_qwen2_dir: Path, tmp_path
         checkpoint.release(record.name)
     assert checkpoint.weights_id == weights_id({record.name: record.digest for record in checkpoint.records})
     assert "lm_head.weight" in checkpoint and "nothing" not in checkpoint
-    assert (tmp_path / "source" / "tokenizer.json").read_bytes() == (tiny_qwen2_dir / "tokenizer.json").read_bytes()
+    assert (tmp_path / "source" / "tokenizer.json").read_bytes() == (
+        tiny_qwen2_dir / "tokenizer.json"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"tensors": 5}', '{"tensors": [{"name": "a"}]}', "{"])

@@ -42,7 +42,10 @@ LLAMA3 = RopeSpec(5e5, "llama3", 32.0, 1.0, 4.0, 8192)
         ({"rope_theta": 5e5}, RopeSpec(5e5)),
         ({"rope_theta": 5e5, "rope_scaling": None}, RopeSpec(5e5)),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, RopeSpec(1e6)),
-        ({"rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 2.0}}, RopeSpec(1e4, "linear", 2.0)),
+        (
+            {"rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 2.0}},
+            RopeSpec(1e4, "linear", 2.0),
+        ),
         ({"rope_theta": 5e5, "rope_scaling": SCALED}, LLAMA3),
         ({"rope_parameters": SCALED | {"rope_theta": 5e5}}, LLAMA3),
     ],
@@ -52,7 +55,10 @@ def test_rotary_settings_of_old_and_new_configs(settings: dict[str, Any], rope: 
 
 
 REFUSED = {
-    "yarn": ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "'yarn', supported are 'default', 'linear', 'llama3'"),
+    "yarn": (
+        {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
+        "'yarn', supported are 'default', 'linear', 'llama3'",
+    ),
     "dynamic": ({"rope_parameters": {"rope_type": "dynamic", "factor": 4.0}}, "'dynamic'"),
     "partial": ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
     "activation": ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),

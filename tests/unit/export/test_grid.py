@@ -19,7 +19,8 @@ from edgeport.scheme import SCALE_SIGNIFICANT_BITS
 
 BITS = st.sampled_from([4, 8])
 FLOATS = st.lists(
-    st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=-(2.0**100), max_value=2.0**100), min_size=1
+    st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=-(2.0**100), max_value=2.0**100),
+    min_size=1,
 )
 
 
@@ -32,7 +33,9 @@ def test_a_rounded_scale_is_exact_everywhere(values: list[float], bits: int) -> 
     weights = codes[:, None] * scales
     assert np.array_equal(weights.astype(np.float16).astype(np.float32), weights)
     # ... also when the engine multiplies in float16.
-    assert np.array_equal((codes[:, None].astype(np.float16) * scales.astype(np.float16)).astype(np.float32), weights)
+    assert np.array_equal(
+        (codes[:, None].astype(np.float16) * scales.astype(np.float16)).astype(np.float32), weights
+    )
 
 
 @given(FLOATS, BITS)

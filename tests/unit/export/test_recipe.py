@@ -25,7 +25,11 @@ def test_every_shipped_recipe_loads_and_survives_a_round_trip() -> None:
 
 def test_int4_keeps_embedding_and_head_at_eight_bits() -> None:
     recipe = load_recipe("int4")
-    assert [str(scheme) for scheme in (recipe.linear, recipe.embedding, recipe.head)] == ["int4-g32", "int8-g32", "int8-g32"]
+    assert [str(scheme) for scheme in (recipe.linear, recipe.embedding, recipe.head)] == [
+        "int4-g32",
+        "int8-g32",
+        "int8-g32",
+    ]
 
 
 def test_all_errors_at_once_with_the_nearest_names() -> None:
@@ -63,7 +67,9 @@ def test_the_first_matching_override_wins() -> None:
     overrides = {"*.0.*": "f16", "*.down_proj.*": "int8-g64", "*": "bf16"}
     recipe = parse({**ROLES, "overrides": overrides}, default_name="mine")
     assert recipe.scheme_for(DOWN) == TensorScheme("int8", 64)
-    assert recipe.scheme_for(TensorSpec("model.layers.0.mlp.down_proj.weight", "linear", (64, 128))) == TensorScheme("f16")
+    assert recipe.scheme_for(
+        TensorSpec("model.layers.0.mlp.down_proj.weight", "linear", (64, 128))
+    ) == TensorScheme("f16")
     assert recipe.scheme_for(TensorSpec("lm_head.weight", "head", (512, 64))) == TensorScheme("bf16")
     norm = TensorSpec("model.norm.weight", "norm", (64,))
     assert recipe.scheme_for(norm) == TensorScheme("f32"), "norms stay in float32 whatever a pattern says"
@@ -90,7 +96,9 @@ def test_a_scheme_without_a_block_is_in_blocks_of_32() -> None:
     assert parse_scheme("int8") == TensorScheme("int8", 32)
 
 
-@pytest.mark.parametrize("text", ["", "int4-g", "int4-g0", "int4-g16", "int2", "INT4", "f16-g32", "int4-g32 "])
+@pytest.mark.parametrize(
+    "text", ["", "int4-g", "int4-g0", "int4-g16", "int2", "INT4", "f16-g32", "int4-g32 "]
+)
 def test_other_texts_are_no_schemes(text: str) -> None:
     with pytest.raises(RecipeError, match="unknown scheme"):
         parse_scheme(text)
@@ -114,7 +122,9 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
 
 def test_a_file_is_named_after_itself(tmp_path: Path) -> None:
     path = tmp_path / "tall.toml"
-    path.write_text('linear = "int4-g128"\nembedding = "f16"\nhead = "int8"\n[overrides]\n"*.v_proj.weight" = "int8"\n')
+    path.write_text(
+        'linear = "int4-g128"\nembedding = "f16"\nhead = "int8"\n[overrides]\n"*.v_proj.weight" = "int8"\n'
+    )
     recipe = load_recipe(str(path))
     assert recipe.name == "tall" and recipe.linear.block == 128
     assert recipe.overrides == {"*.v_proj.weight": TensorScheme("int8", 32)}

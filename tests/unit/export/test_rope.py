@@ -56,7 +56,9 @@ def test_frequencies(name: str, head_dim: int) -> None:
     mine = inverse_frequencies(rope, head_dim)
     np.testing.assert_allclose(mine, module.inv_freq.numpy(), rtol=1e-6)
     if SETTINGS[name]["rope_type"] != "default":
-        theirs, attention_factor = ROPE_INIT_FUNCTIONS[SETTINGS[name]["rope_type"]](config_of(name, head_dim), "cpu")
+        theirs, attention_factor = ROPE_INIT_FUNCTIONS[SETTINGS[name]["rope_type"]](
+            config_of(name, head_dim), "cpu"
+        )
         assert attention_factor == 1.0
         np.testing.assert_allclose(mine, theirs.numpy(), rtol=1e-6)
 

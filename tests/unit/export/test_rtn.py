@@ -42,7 +42,9 @@ def plain_errors(values: Floats, scheme: TensorScheme) -> npt.NDArray[np.float64
     errors = []
     for block in values.reshape(-1, scheme.block):
         largest = block[np.abs(block).argmax()]
-        scale = round_to_grid(np.array([largest / -lowest], np.float32), SCALE_SIGNIFICANT_BITS[scheme.bits])[0]
+        scale = round_to_grid(np.array([largest / -lowest], np.float32), SCALE_SIGNIFICANT_BITS[scheme.bits])[
+            0
+        ]
         codes = np.clip(np.rint(block / scale), -lowest, lowest - 1)
         errors.append(((codes.astype(np.float64) * scale - block) ** 2).sum())
     return np.array(errors)
@@ -62,7 +64,9 @@ def test_never_worse_than_plain_rounding(scheme: TensorScheme) -> None:
 def test_error_is_close_to_the_exhaustive_search(block: int) -> None:
     values = np.random.default_rng(0).standard_normal((256, 4096)).astype(np.float32)
     scheme = TensorScheme("int4", block)
-    error = block_errors(values, scheme, rtn.solve(values, scheme)).sum() / (values.astype(np.float64) ** 2).sum()
+    error = (
+        block_errors(values, scheme, rtn.solve(values, scheme)).sum() / (values.astype(np.float64) ** 2).sum()
+    )
     assert error == pytest.approx(EXHAUSTIVE["int4", block], rel=0.03)
 
 
@@ -96,7 +100,9 @@ def test_degenerate_blocks() -> None:
 
 
 @settings(max_examples=60)
-@given(st.lists(st.floats(-1000, 1000, width=32), min_size=32, max_size=32), st.sampled_from(["int4", "int8"]))
+@given(
+    st.lists(st.floats(-1000, 1000, width=32), min_size=32, max_size=32), st.sampled_from(["int4", "int8"])
+)
 def test_any_finite_block(numbers: list[float], kind: str) -> None:
     values = np.array([numbers], np.float32)
     scheme = TensorScheme(kind, 32)  # type: ignore[arg-type]

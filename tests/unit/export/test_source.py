@@ -73,7 +73,9 @@ def test_pickled_weights_are_not_read(tiny_llama_dir: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("architectures", [["GPT2LMHeadModel"], [], None, ["LlamaForCausalLM", "Other"]])
-def test_another_family_lists_what_is_supported(tiny_llama_dir: Path, edited: Edited, architectures: Any) -> None:
+def test_another_family_lists_what_is_supported(
+    tiny_llama_dir: Path, edited: Edited, architectures: Any
+) -> None:
     with pytest.raises(UnsupportedModel, match="architecture") as caught:
         open_source(str(edited(tiny_llama_dir, config={"architectures": architectures})))
     assert caught.value.hint == "supported are LlamaForCausalLM, Qwen2ForCausalLM"

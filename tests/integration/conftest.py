@@ -1,0 +1,50 @@
+"""Artifacts for the integration tests: one export per family, made once by the command itself, two at a time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+Edgeport = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def run_edgeport(*words: str | Path, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "edgeport", *map(str, words)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=timeout_s)
+
+
+@pytest.fixture(scope="session")
+def edgeport() -> Edgeport:
+    """edgeport("verify", folder) runs the command as a user does."""
+    return run_edgeport
+
+
+@pytest.fixture(scope="session")
+def exports(
+    tiny_llama_dir: Path, tiny_qwen2_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Mapping[str, tuple[Path, subprocess.CompletedProcess[str]]]:
+    """{"llama": (artifact, how the export ended), "qwen2": ...} with recipe int4 and all formats; read-only."""
+    folder = tmp_path_factory.mktemp("artifacts")
+
+    def export(family: str, model: Path) -> tuple[str, tuple[Path, subprocess.CompletedProcess[str]]]:
+        out = folder / family
+        return family, (out, run_edgeport("export", model, "--device", "edge", "-o", out))
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(pool.map(export, ("llama", "qwen2"), (tiny_llama_dir, tiny_qwen2_dir)))
+
+
+@pytest.fixture(scope="session")
+def llama_artifact(exports: Mapping[str, tuple[Path, subprocess.CompletedProcess[str]]]) -> Path:
+    return exports["llama"][0]
+
+
+@pytest.fixture(scope="session")
+def qwen2_artifact(exports: Mapping[str, tuple[Path, subprocess.CompletedProcess[str]]]) -> Path:
+    return exports["qwen2"][0]
