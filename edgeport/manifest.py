@@ -99,7 +99,9 @@ class Manifest:
             if entry.format == format_name:
                 return entry
         present = ", ".join(entry.format for entry in self.containers)
-        raise ArtifactError(f"artifact '{self.name}' has no container '{format_name}'", hint=f"it holds: {present}")
+        raise ArtifactError(
+            f"artifact '{self.name}' has no container '{format_name}'", hint=f"it holds: {present}"
+        )
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -108,7 +110,9 @@ def read_manifest(directory: Path) -> Manifest:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ArtifactError(f"no {MANIFEST_NAME} in {directory}", hint="give the folder `edgeport export` wrote") from error
+        raise ArtifactError(
+            f"no {MANIFEST_NAME} in {directory}", hint="give the folder `edgeport export` wrote"
+        ) from error
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path} cannot be read: {error}") from error
     if not isinstance(document, dict) or document.get("schema_version") != SCHEMA_VERSION:
