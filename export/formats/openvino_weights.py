@@ -1,9 +1,9 @@
 """Checkpoint tensors as OpenVINO constants: the packed bytes are used where they lie, and decompressed by graph nodes.
 
-int4: u4 codes [out, in / block, block] -> f16 -> minus 8 -> times scale [out, in / block, 1] -> [out, in] -> f32. A 4-bit
-code times a scale of 7 significant bits has at most 11, so float16 holds it exactly. int8 has up to 15 and is
-decompressed in float32. This is the shape of graph that NNCF writes (Convert, Subtract, Multiply, Reshape, Convert)
-and that the CPU plug-in turns into one compressed FullyConnected instead of a float32 weight.
+u4 or u8 codes [out, in / block, block] -> f16 -> minus the zero point -> times scale [out, in / block, 1] -> [out, in] -> f32,
+exact in float16 because code and scale together have at most 11 significant bits (edgeport.scheme). This is the shape of
+graph that NNCF writes (Convert, Subtract, Multiply, Reshape, Convert) and that the CPU plug-in turns into one compressed
+FullyConnected instead of a float32 weight.
 """
 
 from __future__ import annotations
@@ -62,18 +62,15 @@ class WeightNodes:
         rows, columns = tensor.shape
         block, bits, name = tensor.scheme.block, tensor.scheme.bits, tensor.name
         codes_type = ov.Type.u4 if bits == 4 else ov.Type.u8
-        exact = ov.Type.f16 if bits == 4 else ov.Type.f32
         assert tensor.scales is not None
         codes = self._constant(tensor.payload, (rows, columns // block, block), codes_type, name)
         scales = self._constant(tensor.scales, (rows, columns // block, 1), ov.Type.f16, f"{name}/scale")
         zero = ops.constant(np.array(1 << (bits - 1), dtype=np.uint8), dtype=ov.Type.u8)
         zero.set_friendly_name(f"{name}/zero_point")
-        centred = ops.subtract(ops.convert(codes, exact), ops.convert(zero, exact))
-        if exact == ov.Type.f32:
-            scales = ops.convert(scales, exact)
+        centred = ops.subtract(ops.convert(codes, ov.Type.f16), ops.convert(zero, ov.Type.f16))
         blocks = ops.multiply(centred, scales)
         matrix = ops.reshape(blocks, ops.constant([rows, columns], dtype=ov.Type.i64), special_zero=False)
-        return matrix if exact == ov.Type.f32 else ops.convert(matrix, ov.Type.f32)
+        return ops.convert(matrix, ov.Type.f32)
 
     def _float(self, tensor: PackedTensor) -> Node:
         constant = self._constant(tensor.payload, tensor.shape, _FLOAT_TYPES[tensor.scheme.kind], tensor.name)
