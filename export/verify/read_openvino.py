@@ -92,7 +92,7 @@ class _Decoder:
         yield from self._norm(prefix + "input_layernorm.weight", projections[0])
         for name, node in zip(names, projections, strict=True):
             yield from self._linear(f"{prefix}self_attn.{name}", node)
-        output = self._forward(attention, ("MatMul",), prefix + "o_proj")
+        output = self._forward(attention, "MatMul", prefix + "o_proj")
         yield from self._linear(f"{prefix}self_attn.o_proj", output)
         down = self._down(output, prefix)
         gate, up = self._gate_and_up(down, prefix)
@@ -131,11 +131,11 @@ class _Decoder:
 
     def _down(self, output: Node, prefix: str) -> Node:
         """o_proj, residual Add, norm, the two MatMuls, their product: then down_proj."""
-        residual = self._forward(output, ("Add",), prefix + "o_proj's residual")
+        residual = self._forward(output, "Add", prefix + "o_proj's residual")
         if is_weight(_other(residual, output)):  # o_proj has a bias
-            residual = self._forward(residual, ("Add",), prefix + "o_proj's residual")
+            residual = self._forward(residual, "Add", prefix + "o_proj's residual")
         # The first MatMul downstream of a product of two MatMuls.
-        for node in self._downstream(residual):
+        for node in _downstream(residual):
             if node.get_type_name() == "MatMul" and _input(node, 0).get_type_name() == "Multiply":
                 sources = _inputs(_input(node, 0))
                 if len(sources) == 2 and any(_activated(source) is not None for source in sources):
@@ -153,17 +153,6 @@ class _Decoder:
             others[0], "MatMul", prefix + "up_proj"
         )
 
-    def _downstream(self, start: Node) -> Iterator[Node]:
-        """Breadth first over consumers."""
-        queue, seen = [start], set()
-        while queue:
-            node = queue.pop(0)
-            for consumer in _consumers(node):
-                if consumer.get_name() not in seen:
-                    seen.add(consumer.get_name())
-                    queue.append(consumer)
-                    yield consumer
-
     def _back(self, node: Node, kind: str, purpose: str) -> Node:
         """The first node of a kind upstream along data inputs, past caches, rotations and reshapes."""
         queue, seen = [node], set()
@@ -177,11 +166,11 @@ class _Decoder:
                     queue.append(source)
         raise ArtifactError(f"{self._xml}: no {kind} where {purpose} belongs")
 
-    def _forward(self, node: Node, kinds: tuple[str, ...], purpose: str) -> Node:
-        for consumer in self._downstream(node):
-            if consumer.get_type_name() in kinds:
+    def _forward(self, node: Node, kind: str, purpose: str) -> Node:
+        for consumer in _downstream(node):
+            if consumer.get_type_name() == kind:
                 return consumer
-        raise ArtifactError(f"{self._xml}: no {kinds[0]} where {purpose} belongs")
+        raise ArtifactError(f"{self._xml}: no {kind} where {purpose} belongs")
 
     def _node_of(self, kind: str) -> Node:
         for node in self._nodes:
@@ -214,10 +203,22 @@ def _consumers(node: Node) -> list[Node]:
     return [item.get_node() for output in node.outputs() for item in output.get_target_inputs()]
 
 
+def _downstream(start: Node) -> Iterator[Node]:
+    """Breadth first over consumers."""
+    queue, seen = [start], set()
+    while queue:
+        node = queue.pop(0)
+        for consumer in _consumers(node):
+            if consumer.get_name() not in seen:
+                seen.add(consumer.get_name())
+                queue.append(consumer)
+                yield consumer
+
+
 def _is_side_input(node: Node) -> bool:
     return node.get_type_name() in ("ReadValue", "Constant", "Cos", "Sin", "ShapeOf", "Parameter")
 
 
 def _activated(node: Node) -> Node | None:
-    """x of silu(x): a Swish, or x * sigmoid(x)."""
+    """x of Swish(x), None for another node."""
     return _input(node, 0) if node.get_type_name() == "Swish" else None
