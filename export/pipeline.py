@@ -89,6 +89,7 @@ def _pack(
     """Folder of each container. Packed safetensors is always made: the golden answers are computed from it."""
     options = WriteOptions(plan.source.name, plan.context_length, progress)
     folders = {}
+    staging.keep_only(plan.formats)
     for name in dict.fromkeys((*plan.formats, "safetensors")):
         parent = staging.final if name in plan.formats else staging.directory
         folders[name] = parent / name

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeport.devices.catalog import load_profile
+from edgeport.devices.conversion import ConversionEstimate, conversion_memory
 from edgeport.devices.match import Fit, require_fit
-from edgeport.devices.probe import available_threads
+from edgeport.devices.probe import available_threads, read_host
 from edgeport.devices.profile import DeviceProfile
 from edgeport.errors import DoesNotFit, UnsupportedModel, UsageError
 from edgeport.export.families.decoder import EMBEDDING, DecoderSpec, TensorSpec
@@ -53,6 +54,7 @@ class ExportPlan:
     context_length: int
     threads: int
     disk_bytes: int
+    ram_bytes: int
     notes: tuple[str, ...]
 
 
@@ -67,12 +69,14 @@ def make_plan(request: ExportRequest) -> ExportPlan:
     if request.out.exists() and not request.force:
         raise UsageError(f"{request.out} exists already", hint="give another -o, or --force to replace it")
     source = open_source(request.model)
-    formats, refused = _supported(source.spec, recipe, wanted)
+    formats, refused = _supported(source, recipe, wanted)
     facts = model_facts(source.spec, recipe)
     sizes = {name: packed_bytes(source.spec, recipe, name) for name in formats}
     context_length = request.context_length or min(profile.context_length, facts.context_length)
     disk_bytes = checkpoint_bytes(source.spec, recipe) + sum(sizes.values())
     _require_disk(request.out, disk_bytes)
+    threads = request.threads or available_threads()
+    conversion = _require_memory(facts, source.spec, recipe, threads)
     return ExportPlan(
         request=request,
         source=source,
@@ -84,18 +88,22 @@ def make_plan(request: ExportRequest) -> ExportPlan:
         sizes_bytes=sizes,
         fits=require_fit(facts, sizes, profile, context_length),
         context_length=context_length,
-        threads=request.threads or available_threads(),
+        threads=threads,
         disk_bytes=disk_bytes,
+        ram_bytes=conversion.peak_bytes,
         notes=_snapped(source.spec, recipe),
     )
 
 
 def _supported(
-    spec: DecoderSpec, recipe: Recipe, wanted: Sequence[str]
+    source: SourceModel, recipe: Recipe, wanted: Sequence[str]
 ) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
     """Formats that can hold the model, and the reasons of the others; raises when none can."""
-    schemes = sorted({recipe.scheme_for(item) for item in spec.tensors()}, key=str)
-    reasons = {name: tuple(get_format(name).reasons_against(spec, schemes)) for name in dict.fromkeys(wanted)}
+    schemes = sorted({recipe.scheme_for(item) for item in source.spec.tensors()}, key=str)
+    reasons = {
+        name: tuple(get_format(name).reasons_against(source.spec, schemes, source.directory))
+        for name in dict.fromkeys(wanted)
+    }
     refused = {name: why for name, why in reasons.items() if why}
     if len(refused) == len(reasons):
         told = "; ".join(f"{name}: {', '.join(why)}" for name, why in refused.items())
@@ -154,6 +162,21 @@ def _require_disk(out: Path, needed_bytes: int) -> None:
             f"the export needs {format_bytes(needed_bytes)} on disk, {folder} has {format_bytes(free_bytes)} free",
             hint="free some space, choose another -o, or fewer --format",
         )
+
+
+def _require_memory(facts: ModelFacts, spec: DecoderSpec, recipe: Recipe, threads: int) -> ConversionEstimate:
+    largest = max(spec.tensors(), key=lambda item: _stored_bytes(item, recipe.scheme_for(item)))
+    bits = recipe.scheme_for(largest).bits_per_weight
+    estimate = conversion_memory(facts, largest_bits_per_weight=bits, threads=threads)
+    available_bytes = read_host().available_bytes
+    if estimate.peak_bytes > available_bytes:
+        worst = max(estimate.stages, key=lambda stage: stage.bytes)
+        raise DoesNotFit(
+            f"the export needs {format_bytes(worst.bytes)} of memory to {worst.stage} ({worst.basis}), "
+            f"{format_bytes(available_bytes)} are available",
+            hint="use fewer --threads, or close other programs",
+        )
+    return estimate
 
 
 def _snapped(spec: DecoderSpec, recipe: Recipe) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -39,6 +39,9 @@ class Staging:
             raise UsageError(
                 f"another export is writing {self.out}", hint="wait for it, or give another -o"
             ) from error
+        replaced = self.directory / "replaced"
+        if replaced.exists() and not self.out.exists():
+            replaced.rename(self.out)  # a kill between the two renames of `publish`
         if not self._resume:
             for path in self.directory.iterdir():
                 if path.name != "lock":
@@ -51,6 +54,12 @@ class Staging:
     ) -> None:
         if self._lock is not None:
             os.close(self._lock)
+
+    def keep_only(self, names: Collection[str]) -> None:
+        """Drop what an earlier, killed export with other formats left in `final`: it would be published unlisted."""
+        for path in self.final.iterdir():
+            if path.name not in names:
+                _remove(path)
 
     def stage(self, target: Path, key: Mapping[str, Any], build: Callable[[Path], None]) -> bool:
         """Make folder `target` with `build`, unless it is there whole under the same key; True when it was reused."""

@@ -24,6 +24,7 @@ from edgeport.runtimes.window import Window, choose_context_length
 
 Floats = npt.NDArray[np.float32]
 FAMILIES = ("llama", "qwen2")
+_TABLE_PIECE_ROWS = 8192
 _CHUNK_TOKENS = 256
 """Attention scores are [heads, chunk, total]: long prompts go through in pieces of this size."""
 
@@ -59,24 +60,54 @@ class _Layer:
     down: _Linear
 
 
-class ReferenceSession:
-    """One sequence over float32 weights; see edgeport.runtimes.session.Session."""
+class _Table:
+    """A matrix [vocab_size, hidden_size], held in float32 or read in pieces of rows each time it is used."""
 
-    def __init__(self, folder: Path, options: SessionOptions) -> None:
+    def __init__(self, weights: SafetensorsReader, name: str, *, keep: bool) -> None:
+        self._weights, self._name = weights, name
+        self.rows = weights.shape(name)[0]
+        self._kept = weights.read(name) if keep else None
+
+    def take(self, tokens: npt.NDArray[np.int64]) -> Floats:
+        if self._kept is not None:
+            return self._kept[tokens]
+        return np.concatenate([self._weights.read(self._name, slice(token, token + 1)) for token in tokens])
+
+    def project(self, x: Floats) -> Floats:
+        """x [tokens, hidden_size] @ self.T -> [tokens, vocab_size]."""
+        if self._kept is not None:
+            return x @ self._kept.T
+        pieces = range(0, self.rows, _TABLE_PIECE_ROWS)
+        read = (self._weights.read(self._name, slice(start, start + _TABLE_PIECE_ROWS)) for start in pieces)
+        return np.concatenate([x @ piece.T for piece in read], axis=1)
+
+
+class ReferenceSession:
+    """One sequence over float32 weights; see edgeport.runtimes.session.Session.
+
+    Without `keep_weights` a layer's weights are dequantized each time it is their turn: memory for one layer instead
+    of the whole model, and the right choice for a single pass.
+    """
+
+    def __init__(self, folder: Path, options: SessionOptions, *, keep_weights: bool = True) -> None:
         config = _read_config(folder)
         self._eps = np.asarray(config["rms_norm_eps"], np.float32)
         self._heads = int(config["num_attention_heads"])
         self._kv_heads = int(config.get("num_key_value_heads") or self._heads)
         self._head_dim = int(config.get("head_dim") or config["hidden_size"] // self._heads)
         weights = SafetensorsReader(folder)
-        self._embedding = weights.read("model.embed_tokens.weight")
-        self._layers = [_read_layer(weights, index) for index in range(int(config["num_hidden_layers"]))]
+        layers = range(int(config["num_hidden_layers"]))
+        self._weights = weights
+        self._embedding = _Table(weights, "model.embed_tokens.weight", keep=keep_weights)
+        self._kept = [_read_layer(weights, index) for index in layers] if keep_weights else []
+        self._layers = layers
         self._norm = weights.read("model.norm.weight")
-        self._head = weights.read("lm_head.weight") if "lm_head.weight" in weights else self._embedding
+        own_head = "lm_head.weight" in weights
+        self._head = _Table(weights, "lm_head.weight", keep=keep_weights) if own_head else self._embedding
         length = choose_context_length(options.context_length, int(config["max_position_embeddings"]))
-        self._window = Window(length, self._embedding.shape[0])
+        self._window = Window(length, self._embedding.rows)
         self._cosines, self._sines = rotary_tables(config, self._head_dim, length)
-        shape = (len(self._layers), self._kv_heads, length, self._head_dim)
+        shape = (len(layers), self._kv_heads, length, self._head_dim)
         self._keys, self._values = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
 
     @property
@@ -99,7 +130,8 @@ class ReferenceSession:
             hidden = self._forward(np.asarray(chunk, np.int64))
             self._window.position += len(chunk)
             if all_logits or begin + len(chunk) == len(tokens):
-                rows.append(self._rms_norm(hidden if all_logits else hidden[-1:], self._norm) @ self._head.T)
+                scored = hidden if all_logits else hidden[-1:]
+                rows.append(self._head.project(self._rms_norm(scored, self._norm)))
         return np.concatenate(rows)
 
     def rewind(self, position: int) -> None:
@@ -108,14 +140,15 @@ class ReferenceSession:
 
     def close(self) -> None:
         if self._window.close():
-            self._layers = []
-            self._embedding = self._head = np.empty((0, 0), np.float32)
+            self._kept = []
+            del self._embedding, self._head
             self._keys = self._values = np.empty((0, 0, 0, 0), np.float32)
 
     def _forward(self, tokens: npt.NDArray[np.int64]) -> Floats:
         """Hidden states [tokens, hidden_size] before the final norm; appends to the cache at the position."""
-        x = self._embedding[tokens]
-        for index, layer in enumerate(self._layers):
+        x = self._embedding.take(tokens)
+        for index in self._layers:
+            layer = self._kept[index] if self._kept else _read_layer(self._weights, index)
             x = x + self._attention(index, layer, self._rms_norm(x, layer.attention_norm))
             normed = self._rms_norm(x, layer.mlp_norm)
             x = x + layer.down(_silu(layer.gate(normed)) * layer.up(normed))

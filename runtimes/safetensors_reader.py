@@ -53,27 +53,34 @@ class SafetensorsReader:
     def __contains__(self, weight: str) -> bool:
         return weight in self._entries or f"{weight}_packed" in self._entries
 
-    def read(self, weight: str) -> npt.NDArray[np.float32]:
-        """`X.weight` (or a bias) as float32 in its own shape, dequantized when it is packed."""
+    def shape(self, weight: str) -> tuple[int, ...]:
+        """The shape of a weight, packed or plain."""
         if f"{weight}_packed" in self._entries:
-            return self._read_packed(weight)
-        stored = self._stored(weight)
+            return tuple(int(size) for size in self._stored(f"{weight}_shape"))
+        return self._stored(weight).shape
+
+    def read(self, weight: str, rows: slice = slice(None)) -> npt.NDArray[np.float32]:
+        """`X.weight` (or a bias) as float32, dequantized when it is packed; `rows` picks some of its first axis."""
+        if f"{weight}_packed" in self._entries:
+            return self._read_packed(weight, rows)
+        stored = self._stored(weight)[rows]
         if stored.dtype.kind not in "fu" or stored.dtype.itemsize == 1:
             raise ArtifactError(
                 f"{weight} is stored as {stored.dtype}, which is neither a float nor pack-quantized"
             )
         return _to_float32(stored)
 
-    def _read_packed(self, weight: str) -> npt.NDArray[np.float32]:
-        words, scales = self._stored(f"{weight}_packed"), _to_float32(self._stored(f"{weight}_scale"))
-        rows, columns = (int(size) for size in self._stored(f"{weight}_shape"))
+    def _read_packed(self, weight: str, rows: slice) -> npt.NDArray[np.float32]:
+        words, scales = self._stored(f"{weight}_packed"), self._stored(f"{weight}_scale")
+        count, columns = self.shape(weight)
         bits, remainder = divmod(32 * words.shape[1], columns)
-        if bits not in (4, 8) or remainder or words.shape[0] != rows or columns % scales.shape[1]:
+        if bits not in (4, 8) or remainder or words.shape[0] != count or columns % scales.shape[1]:
             raise ArtifactError(
-                f"{weight}: packed {words.shape} and scales {scales.shape} do not make [{rows}, {columns}]"
+                f"{weight}: packed {words.shape} and scales {scales.shape} do not make [{count}, {columns}]"
             )
-        codes = _unpack(words, bits, columns).reshape(rows, scales.shape[1], -1)
-        return (codes * scales[:, :, None]).reshape(rows, columns)
+        codes = _unpack(words[rows], bits, columns)
+        blocks = codes.reshape(codes.shape[0], scales.shape[1], -1)
+        return (blocks * _to_float32(scales[rows])[:, :, None]).reshape(codes.shape)
 
     def _stored(self, name: str) -> Array:
         try:

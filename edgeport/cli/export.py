@@ -141,7 +141,8 @@ def plan_text(plan: ExportPlan) -> str:
         f"{plan.source.name}: {facts.family}, {format_count(facts.parameters)} parameters, {facts.layers} layers, "
         f"source {format_bytes(plan.source.facts().size_bytes)}",
         f"recipe {plan.recipe.name} ({plan.recipe.solver}): {facts.bits_per_weight:.2f} bits per weight; "
-        f"device {plan.profile.name}, context {plan.context_length}; {format_bytes(plan.disk_bytes)} of disk while it runs",
+        f"device {plan.profile.name}, context {plan.context_length}",
+        f"the export takes {format_bytes(plan.ram_bytes)} of memory and {format_bytes(plan.disk_bytes)} of disk",
     ]
     rows = [
         (
@@ -206,6 +207,7 @@ def _plan_document(plan: ExportPlan) -> dict[str, object]:
         "sizes_bytes": dict(plan.sizes_bytes),
         "fits": to_json(plan.fits),
         "disk_bytes": plan.disk_bytes,
+        "ram_bytes": plan.ram_bytes,
         "notes": list(plan.notes),
     }
 

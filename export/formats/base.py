@@ -27,8 +27,8 @@ class Format(Protocol):
 
     name: str
 
-    def reasons_against(self, spec: DecoderSpec, schemes: Sequence[TensorScheme]) -> list[str]:
-        """Why this model or one of these schemes cannot be held; empty when it can. Needs no weights."""
+    def reasons_against(self, spec: DecoderSpec, schemes: Sequence[TensorScheme], source: Path) -> list[str]:
+        """Why this model, one of these schemes or the tokenizer in folder `source` cannot be held; empty when all can."""
         ...
 
     def write(self, checkpoint: Checkpoint, directory: Path, options: WriteOptions) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from gguf import GGUFWriter
 
+from edgeport.errors import UnsupportedModel
 from edgeport.export.checkpoint import Checkpoint
 from edgeport.export.families.decoder import DecoderSpec
 from edgeport.export.formats.base import WriteOptions
@@ -32,12 +33,16 @@ class GgufFormat:
 
     name = "gguf"
 
-    def reasons_against(self, spec: DecoderSpec, schemes: Sequence[TensorScheme]) -> list[str]:
+    def reasons_against(self, spec: DecoderSpec, schemes: Sequence[TensorScheme], source: Path) -> list[str]:
         reasons = []
         if spec.family not in FAMILIES:
             reasons.append(f"no GGUF mapping for family {spec.family}, supported are {', '.join(FAMILIES)}")
         if spec.head_dim % 2:
             reasons.append(f"head_dim is {spec.head_dim}, llama.cpp rotates pairs of features")
+        try:
+            read_tokenizer(source, spec.vocab_size)
+        except UnsupportedModel as error:
+            reasons.append(error.message)
         return reasons
 
     def write(self, checkpoint: Checkpoint, directory: Path, options: WriteOptions) -> Path:

@@ -18,7 +18,7 @@ from edgeport.scheme import TensorScheme
 class OnnxFormat:
     name = "onnx"
 
-    def reasons_against(self, spec: DecoderSpec, schemes: Sequence[TensorScheme]) -> list[str]:
+    def reasons_against(self, spec: DecoderSpec, schemes: Sequence[TensorScheme], source: Path) -> list[str]:
         if spec.head_dim % 16:
             # GroupQueryAttention's rotary kernel works on 16-element halves.
             return [f"head_dim {spec.head_dim} is not a multiple of 16"]

@@ -24,7 +24,7 @@ from edgeport.scheme import TensorScheme
 class OpenVinoFormat:
     name = "openvino"
 
-    def reasons_against(self, spec: DecoderSpec, schemes: Sequence[TensorScheme]) -> list[str]:
+    def reasons_against(self, spec: DecoderSpec, schemes: Sequence[TensorScheme], source: Path) -> list[str]:
         if spec.head_dim % 2:
             return [f"head_dim {spec.head_dim} is odd, rotary embeddings turn pairs"]
         return []

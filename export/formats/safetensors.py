@@ -33,7 +33,7 @@ _SHARD_BYTES = 4 << 30
 class SafetensorsFormat:
     name = "safetensors"
 
-    def reasons_against(self, spec: DecoderSpec, schemes: Sequence[TensorScheme]) -> list[str]:
+    def reasons_against(self, spec: DecoderSpec, schemes: Sequence[TensorScheme], source: Path) -> list[str]:
         return []
 
     def write(self, checkpoint: Checkpoint, directory: Path, options: WriteOptions) -> Path:

@@ -16,7 +16,7 @@ from edgeport.errors import ArtifactError
 from edgeport.export.verify.tokens import TokenizedText, golden_texts
 from edgeport.lazy import missing_extra
 from edgeport.manifest import to_json
-from edgeport.runtimes.reference import open_session
+from edgeport.runtimes.reference import ReferenceSession
 from edgeport.runtimes.session import Logits, Session, SessionOptions
 
 GOLDEN_NAME = "golden.json"
@@ -64,7 +64,7 @@ class Agreement:
 def compute_golden(container: Path) -> Golden:
     """Run the reference over the packed safetensors in folder `container`, which holds the tokenizer as well."""
     prompt = _encode_prompt(container)
-    session = open_session(container, SessionOptions(context_length=len(prompt)))
+    session = ReferenceSession(container, SessionOptions(context_length=len(prompt)), keep_weights=False)
     try:
         rows = session.feed(prompt, all_logits=True)
     finally:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import cast
 
 from edgeport.errors import ArtifactError, GateFailure
+from edgeport.export.verify.openvino_tokens import first_mismatch
 from edgeport.export.verify.token_texts import TEXTS, special_token_texts
 from edgeport.lazy import load, missing_extra
 from edgeport.runtimes.isolation import run_isolated
@@ -65,6 +66,8 @@ def check_tokens(format_name: str, entry_point: Path, expected: Sequence[Tokeniz
     differences = _differences(format_name, entry_point, expected)
     if differences:
         raise GateFailure(f"the tokenizer cuts {differences[0]}")
+    if format_name == "openvino" and (mismatch := first_mismatch(entry_point.parent)) is not None:
+        raise GateFailure(f"the converted tokenizer differs from tokenizer.json: {mismatch}")
     told = f"{len(expected)} texts, {sum(len(ids) for _, ids in expected)} tokens equal"
     if format_name == "onnx" and importlib.util.find_spec("onnxruntime_genai") is not None:
         own = _differences("onnxruntime-genai", entry_point, expected)

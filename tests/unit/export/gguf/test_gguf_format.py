@@ -25,14 +25,14 @@ def spec(tiny_llama_dir: Path) -> DecoderSpec:
     return open_source(str(tiny_llama_dir)).spec
 
 
-def test_every_portable_scheme_can_be_held(spec: DecoderSpec) -> None:
+def test_every_portable_scheme_can_be_held(spec: DecoderSpec, tiny_llama_dir: Path) -> None:
     assert get_format("gguf").name == "gguf"
-    assert GgufFormat().reasons_against(spec, SCHEMES) == []
+    assert GgufFormat().reasons_against(spec, SCHEMES, tiny_llama_dir) == []
 
 
-def test_reasons_name_the_family_and_the_shape(spec: DecoderSpec) -> None:
+def test_reasons_name_the_family_and_the_shape(spec: DecoderSpec, tiny_llama_dir: Path) -> None:
     other = dataclasses.replace(spec, family="opt", head_dim=15)
-    family, shape = GgufFormat().reasons_against(other, SCHEMES)
+    family, shape = GgufFormat().reasons_against(other, SCHEMES, tiny_llama_dir)
     assert "family opt, supported are llama, qwen2" in family
     assert "head_dim is 15" in shape
 
