@@ -214,3 +214,8 @@ def test_lazy_names_resolve(target: str) -> None:
 
 def test_there_are_lazy_names() -> None:
     assert "edgeport.export.families.llama:read_spec" in lazy_names()
+
+
+def test_public_names_of_runtimes_resolve() -> None:
+    runtimes = importlib.import_module("edgeport.runtimes")
+    assert all(callable(getattr(runtimes, name)) for name in runtimes.__all__)
