@@ -6,19 +6,14 @@ container's quota. Hyper-threads share the units that matrix products need, and 
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from edgeport.devices.cgroup import read_limits
-from edgeport.devices.cpu import affinity, physical_cores
+from edgeport.devices.probe import available_threads
 from edgeport.errors import UsageError
 
 
 def thread_count(asked: int | None) -> int:
     """`asked`, or when None the physical cores within affinity and cgroup quota."""
     if asked is None:
-        quota = read_limits().cpus
-        cores = physical_cores(Path("/"), affinity())
-        return max(1, min(cores, int(quota))) if quota is not None else cores
+        return available_threads()
     if asked < 1:
         raise UsageError(f"threads must be at least 1, not {asked}")
     return asked
