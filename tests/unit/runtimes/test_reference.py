@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from edgeport.errors import ArtifactError, UnsupportedModel
-from edgeport.runtimes.reference import open_session
+from edgeport.runtimes import reference
+from edgeport.runtimes.reference import ReferenceSession, open_session
 from edgeport.runtimes.safetensors_reader import SafetensorsReader
 from edgeport.runtimes.session import SessionOptions
 
@@ -136,3 +137,15 @@ def test_what_it_cannot_run_is_refused(change: dict[str, Any], tiny_llama_dir: P
     folder = with_config(tiny_llama_dir, tmp_path / "other", **change)
     with pytest.raises(UnsupportedModel):
         open_session(folder, SessionOptions())
+
+
+@pytest.mark.parametrize("model", ["tiny_llama_dir", "tiny_qwen2_dir"])
+def test_weights_read_again_for_each_layer_give_the_same_logits(
+    model: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = request.getfixturevalue(model)
+    monkeypatch.setattr(reference, "_TABLE_PIECE_ROWS", 100)  # 512 rows of vocabulary in six pieces
+    session = ReferenceSession(folder, SessionOptions(), keep_weights=False)
+    streamed = session.feed(TOKENS, all_logits=True)
+    session.close()
+    np.testing.assert_allclose(streamed, reference_logits(folder), atol=1e-5, rtol=0)
