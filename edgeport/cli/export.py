@@ -56,6 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="threads for quantizing (default: the cores this process may use)",
     )
+    _add_switches(parser)
+
+
+def _add_switches(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace DIR when it exists")
     parser.add_argument(
         "--no-resume",
