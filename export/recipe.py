@@ -37,14 +37,17 @@ class Recipe:
 
     def scheme_for(self, tensor: TensorSpec) -> TensorScheme:
         """The scheme of one tensor, after snapping the block to what divides its rows."""
+        return snap(self.wanted_for(tensor), tensor.shape[-1])
+
+    def wanted_for(self, tensor: TensorSpec) -> TensorScheme:
+        """What the recipe asks for, whether or not the block divides the tensor's rows."""
         if tensor.role in ("norm", "bias"):
             return TensorScheme("f32")
-        chosen: TensorScheme = getattr(self, tensor.role)
         for pattern, scheme in self.overrides.items():
             if fnmatch.fnmatchcase(tensor.name, pattern):
-                chosen = scheme
-                break
-        return snap(chosen, tensor.shape[-1])
+                return scheme
+        by_role: TensorScheme = getattr(self, tensor.role)
+        return by_role
 
     def to_document(self) -> dict[str, Any]:
         """Plain values for the manifest; `parse` reads them back."""

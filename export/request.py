@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from edgeport.export.families.decoder import EMBEDDING, DecoderSpec, TensorSpec
 from edgeport.export.formats.table import FORMATS, get_format
 from edgeport.export.recipe import Recipe, load_recipe
 from edgeport.export.source import SourceModel, open_source
-from edgeport.manifest import ModelFacts
+from edgeport.manifest import MANIFEST_NAME, ModelFacts
 from edgeport.scheme import TensorScheme
 from edgeport.units import format_bytes
 
@@ -66,14 +67,19 @@ def make_plan(request: ExportRequest) -> ExportPlan:
     unknown = [name for name in wanted if name not in FORMATS]
     if unknown:
         raise UsageError(f"unknown format {unknown[0]!r}", hint=f"formats are {', '.join(FORMATS)}")
-    if request.out.exists() and not request.force:
-        raise UsageError(f"{request.out} exists already", hint="give another -o, or --force to replace it")
+    _require_free_output(request.out, force=request.force)
+    if (request.threads or 1) < 1 or (request.context_length or 1) < 1:
+        raise UsageError(
+            f"threads {request.threads}, context {request.context_length}", hint="both must be at least 1"
+        )
     source = open_source(request.model)
     formats, refused = _supported(source, recipe, wanted)
     facts = model_facts(source.spec, recipe)
     sizes = {name: packed_bytes(source.spec, recipe, name) for name in formats}
     context_length = request.context_length or min(profile.context_length, facts.context_length)
-    disk_bytes = checkpoint_bytes(source.spec, recipe) + sum(sizes.values())
+    # Packed safetensors is made whatever was asked for: the golden answers are computed from it.
+    packed = sizes | {"safetensors": packed_bytes(source.spec, recipe, "safetensors")}
+    disk_bytes = checkpoint_bytes(source.spec, recipe) + sum(packed.values())
     _require_disk(request.out, disk_bytes)
     threads = request.threads or available_threads()
     conversion = _require_memory(facts, source.spec, recipe, threads)
@@ -91,7 +97,7 @@ def make_plan(request: ExportRequest) -> ExportPlan:
         threads=threads,
         disk_bytes=disk_bytes,
         ram_bytes=conversion.peak_bytes,
-        notes=_snapped(source.spec, recipe),
+        notes=(*_unmatched(source.spec, recipe), *_snapped(source.spec, recipe)),
     )
 
 
@@ -154,6 +160,18 @@ def _stored_bytes(item: TensorSpec, scheme: TensorScheme) -> int:
     return round(count * scheme.bits_per_weight / 8)
 
 
+def _require_free_output(out: Path, *, force: bool) -> None:
+    """An older artifact may be replaced when that is asked for; anything else there is the user's own."""
+    if not out.exists():
+        return
+    if not force:
+        raise UsageError(f"{out} exists already", hint="give another -o, or --force to replace it")
+    if not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST_NAME).is_file()):
+        raise UsageError(
+            f"{out} is not an artifact, and --force replaces nothing else", hint="give another -o"
+        )
+
+
 def _require_disk(out: Path, needed_bytes: int) -> None:
     folder = next(parent for parent in (out, *out.absolute().parents) if parent.is_dir())
     free_bytes = shutil.disk_usage(folder).free
@@ -183,10 +201,16 @@ def _snapped(spec: DecoderSpec, recipe: Recipe) -> tuple[str, ...]:
     """Tensors whose rows the recipe's block does not divide, and what they get instead."""
     notes = []
     for item in spec.tensors():
-        got = recipe.scheme_for(item)
-        wanted = {"linear": recipe.linear, "embedding": recipe.embedding, "head": recipe.head}.get(item.role)
-        if wanted is not None and got != wanted and not recipe.overrides:
+        got, wanted = recipe.scheme_for(item), recipe.wanted_for(item)
+        if got != wanted:
             notes.append(
                 f"{item.name}: {got} instead of {wanted}, because {wanted.block} does not divide {item.shape[-1]}"
             )
     return tuple(notes)
+
+
+def _unmatched(spec: DecoderSpec, recipe: Recipe) -> list[str]:
+    """Overrides without effect: a misspelt pattern would silently leave its tensors as they are."""
+    names = [item.name for item in spec.tensors() if item.role not in ("norm", "bias")]
+    patterns = [pattern for pattern in recipe.overrides if not fnmatch.filter(names, pattern)]
+    return [f"override {pattern!r} matches no tensor that could be quantized" for pattern in patterns]

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 Edgeport = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def run_edgeport(*words: str | Path, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+def run_edgeport(*words: str | Path, timeout_s: float = 900) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "edgeport", *map(str, words)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=timeout_s)
 
