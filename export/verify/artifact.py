@@ -57,6 +57,8 @@ def verify_artifact(directory: Path, *, formats: Sequence[str] = (), progress: P
     """Check the named containers (all by default). A failed check is a line in the result; it raises only when
     there is nothing to check: ArtifactError for a missing or unreadable manifest."""
     manifest = read_manifest(directory)
+    if not manifest.containers:
+        raise ArtifactError(f"the manifest in {directory} lists no container", hint="export the model again")
     entries = [manifest.container(name) for name in formats] if formats else list(manifest.containers)
     checks = [_guarded("artifact", "digests", lambda: _check_index(directory, manifest))]
     expected = _read_digests(directory) if checks[0].passed else {}
@@ -114,6 +116,8 @@ def _read_digests(directory: Path) -> dict[str, str]:
 
 
 def _check_files(directory: Path, entry: ContainerEntry) -> str:
+    if entry.entry_point not in [expected.path for expected in entry.files]:
+        raise ArtifactError(f"{entry.entry_point} is not among the files of the manifest")
     for expected in entry.files:
         path = directory / expected.path
         if not path.is_file():
