@@ -165,7 +165,6 @@ def _inference_session(file: Path, options: SessionOptions) -> Any:
     settings.intra_op_num_threads = thread_count(options.threads)
     settings.inter_op_num_threads = 1
     settings.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    settings.add_session_config_entry("session.set_denormal_as_zero", "1")
     settings.add_session_config_entry("session.intra_op.allow_spinning", "1")
     model: str | bytes = str(file)
     if options.exact:

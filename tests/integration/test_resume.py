@@ -61,6 +61,8 @@ class RunningExport:
             command,
             cwd=ROOT,
             start_new_session=True,
+            # A background job inherits an ignored SIGINT, and Python then has no KeyboardInterrupt.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
