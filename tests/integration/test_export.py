@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from edgeport.cli import main
 from edgeport.export.checkpoint import weights_id
+from edgeport.export.formats.onnx import OnnxFormat
+from edgeport.export.formats.table import FORMATS as WRITERS
 from edgeport.manifest import file_entry, read_manifest
 
 Edgeport = Callable[..., subprocess.CompletedProcess[str]]
@@ -152,8 +157,6 @@ REFUSALS: dict[str, tuple[list[str], int, str]] = {
 def test_refusals_say_what_and_how_to_go_on(
     case: str, tiny_llama_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from edgeport.cli import main
-
     words, code, told = REFUSALS[case]
     out = ["-o", str(tmp_path / "out")]
     assert (
@@ -173,21 +176,64 @@ def test_recipes_are_listed(edgeport: Edgeport) -> None:
     assert "int4-g32" in edgeport("export", "--list-recipes").stdout
 
 
+class FaultyOnnx:
+    """A writer that errs: one bit of the largest tensor's codes."""
+
+    name = "onnx"
+
+    def __init__(self) -> None:
+        self._real = OnnxFormat()
+
+    def reasons_against(self, *arguments: Any) -> list[str]:
+        return self._real.reasons_against(*arguments)
+
+    def write(self, checkpoint: Any, directory: Path, options: Any) -> Path:
+        entry_point = self._real.write(checkpoint, directory, options)
+        data = bytearray((directory / "model.onnx.data").read_bytes())
+        data[100] ^= 0x10
+        (directory / "model.onnx.data").write_bytes(data)
+        return entry_point
+
+
 def test_an_export_that_does_not_verify_is_kept_aside_and_not_published(
-    tiny_llama_dir: Path, tmp_path: Path, edgeport: Edgeport
+    tiny_llama_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A tokenizer llama.cpp cuts otherwise (an unknown pattern): the export says no and leaves no output."""
+    monkeypatch.setitem(sys.modules, "faulty_writer", SimpleNamespace(FaultyOnnx=FaultyOnnx))
+    monkeypatch.setitem(WRITERS, "onnx", "faulty_writer:FaultyOnnx")
+    words = [
+        "export",
+        str(tiny_llama_dir),
+        "--device",
+        "edge",
+        "-o",
+        str(tmp_path / "out"),
+        "--format",
+        "onnx",
+    ]
+    assert main([*words, "--quiet"]) == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "does not verify" in shown.err and "onnx weights" in shown.err
+    assert "different weights: model.embed_tokens.weight" in shown.err
+    assert [path.name for path in tmp_path.iterdir()] == ["out.rejected"]
+    rejected = read_manifest(tmp_path / "out.rejected")
+    assert not rejected.container("onnx").verified
+
+
+def test_a_tokenizer_that_gguf_cannot_hold_is_refused_before_the_work(
+    tiny_llama_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = tmp_path / "model"
     shutil.copytree(tiny_llama_dir, model)
     document = json.loads((model / "tokenizer.json").read_text())
     document["pre_tokenizer"]["pretokenizers"][0]["pattern"] = {"Regex": r"\w{1,2}|\s|."}
     (model / "tokenizer.json").write_text(json.dumps(document))
-    done = edgeport(
-        "export", model, "--device", "edge", "-o", tmp_path / "out", "--format", "gguf", "--quiet"
+    out = tmp_path / "out"
+    assert (
+        main(["export", str(model), "--device", "edge", "-o", str(out), "--format", "gguf", "--quiet"]) == 2
     )
-    assert done.returncode in (1, 2), done.stdout
-    assert done.stderr.startswith("edgeport: ") and "bug" not in done.stderr
-    assert not (tmp_path / "out").exists()
+    assert "tokenizer" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 @pytest.mark.slow
