@@ -20,8 +20,15 @@ CONTEXT_TOKENS = 512
 QUICK_CHUNKS = 16  # what a unit test repeats
 SAMPLE_TOKENS = 96
 SAMPLE_SEED = 7
-SAMPLING = {"temperature": 0.6, "top_k": 40, "top_p": 0.95}
-PROMPTS = ("import os\n", "def ", "class ", "for i in range(")
+SAMPLING = {"temperature": 0.8, "top_k": 40, "top_p": 0.95}
+# Each prompt ends where a token ends: in a byte-level BPE a space belongs to the word behind it.
+PROMPTS = (
+    "import os\n",
+    "def",
+    "for i in range(",
+    'class Stack:\n    """A stack."""\n\n    def __init__(self):',
+    "def read_file(path):\n    with open(path",
+)
 CHAT_PROMPT = 'def read_lines(path):\n    """Return the lines of a text file."""'
 COLOURS = {"training": "#8a94a6", "validation": "#1f5fbf"}
 
@@ -110,6 +117,11 @@ def measure(folder: Path) -> dict[str, Any]:
     }
 
 
+def read_record(folder: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    return record
+
+
 def write_record(folder: Path, record: dict[str, Any]) -> None:
     (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
@@ -153,7 +165,9 @@ def draw_losses(record: dict[str, Any], target: Path) -> None:
 
 
 def _fenced(sample: dict[str, str]) -> str:
-    return f"*{sample['mode']}*\n\n```python\n{sample['prompt']}{sample['completion'].rstrip()}\n```\n"
+    last_line = sample["prompt"].splitlines()[-1].strip()
+    code = f"{sample['prompt']}{sample['completion'].rstrip()}"
+    return f"*{sample['mode']}*, after `{last_line}`\n\n```python\n{code}\n```\n"
 
 
 def _chat_fenced(sample: dict[str, str]) -> str:
@@ -200,6 +214,6 @@ def render_card(record: dict[str, Any]) -> str:
 
 def write_card(folder: Path) -> None:
     """README.md and loss.png from training.json alone."""
-    record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    record = read_record(folder)
     draw_losses(record, folder / "loss.png")
     (folder / "README.md").write_text(render_card(record), encoding="utf-8")

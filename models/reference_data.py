@@ -52,11 +52,13 @@ EXCLUDED_FILES = frozenset(
 )
 TEST_FOLDERS = frozenset({"test", "tests", "idle_test"})
 
+# The generation prompt ends before the line break: GPT-2's pre-tokenizer joins a line break with the indentation behind
+# it, so an answer that begins with indented code has to bring the line break itself.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant' }}{% endif %}"
 )
 
 

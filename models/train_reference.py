@@ -3,6 +3,7 @@
     python models/train_reference.py --max-minutes 55                          # fits its schedule into that time
     python models/train_reference.py --repeat models/reference/training.json   # the same steps again
     python models/train_reference.py --resume                                  # continues after a kill
+    python models/train_reference.py --measure                                 # shipped weights measured again, card
     python models/train_reference.py --card-only                               # card and picture, from training.json
 
 The learning rate follows a cosine over the run. How much of the run one step is follows the clock and is recorded.
@@ -307,13 +308,18 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--measure", action="store_true")
     parser.add_argument("--card-only", action="store_true")
     return parser.parse_args()
 
 
 def main() -> None:
     arguments = parse_arguments()
-    if arguments.card_only:
+    if arguments.measure:
+        card.write_record(
+            arguments.output, card.read_record(arguments.output) | card.measure(arguments.output)
+        )
+    if arguments.measure or arguments.card_only:
         card.write_card(arguments.output)
     else:
         train(arguments)

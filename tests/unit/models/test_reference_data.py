@@ -84,8 +84,13 @@ def test_chat_template_ends_where_the_answer_begins(reference: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(reference)
     turns = [{"role": "user", "content": "def f():"}]
     prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    assert prompt == "<|im_start|>user\ndef f():<|im_end|>\n<|im_start|>assistant\n"
-    assert data.as_chat("def f():", "    return 1").startswith(prompt)
+    assert prompt == "<|im_start|>user\ndef f():<|im_end|>\n<|im_start|>assistant"
+    whole = data.as_chat("def f():", "    return 1")
+    assert whole.startswith(prompt)
+    encode = tokenizer.backend_tokenizer.encode
+    assert (
+        encode(whole).ids[: len(encode(prompt).ids)] == encode(prompt).ids
+    )  # as in training, token by token
 
 
 def test_completion_pairs_cut_behind_the_docstring() -> None:
