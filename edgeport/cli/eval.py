@@ -26,9 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--n-ctx",
         type=int,
-        default=512,
         metavar="TOKENS",
-        help="tokens per chunk, of which the second half is scored (default: 512)",
+        help="tokens per chunk, of which the second half is scored (default: 512, or the context)",
     )
     parser.add_argument(
         "--chunks",

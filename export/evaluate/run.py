@@ -18,19 +18,21 @@ from edgeport.progress import Progress
 from edgeport.runtimes.isolation import run_isolated
 from edgeport.units import format_bytes
 
+DEFAULT_N_CTX = 512
 LARGEST_BASE_BYTES = 2 << 30
 """Log probabilities of the source kept on disk while the containers are evaluated."""
 
 
 @dataclass(frozen=True, slots=True)
 class EvalRequest:
-    """source: model folder, None for where the manifest says it was. most_chunks: 0 for the whole text."""
+    """source: model folder, None for where the manifest says it was. n_ctx: None for 512, or the model's
+    context when that is shorter. most_chunks: 0 for the whole text."""
 
     artifact: Path
     text: Path
     source: str | None = None
     formats: tuple[str, ...] = ()
-    n_ctx: int = 512
+    n_ctx: int | None = None
     most_chunks: int = 40
     threads: int | None = None
 
@@ -101,7 +103,7 @@ def _open_same_source(request: EvalRequest, manifest: Manifest) -> SourceModel:
 
 
 def _chunks(request: EvalRequest, source: SourceModel) -> ChunkedText:
-    n_ctx = request.n_ctx
+    n_ctx = request.n_ctx or min(DEFAULT_N_CTX, source.spec.context_length)
     if not 8 <= n_ctx <= source.spec.context_length:
         raise UsageError(f"--n-ctx {n_ctx} is outside 8 .. {source.spec.context_length}, the model's context")
     chunk_bytes = (n_ctx - 1 - n_ctx // 2) * source.spec.vocab_size * 4
