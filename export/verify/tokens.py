@@ -63,6 +63,8 @@ def _only_composes(tokenizer_directory: Path) -> bool:
 
 def check_tokens(format_name: str, entry_point: Path, expected: Sequence[TokenizedText]) -> str:
     """Compare a container's tokenizer with the expected ids. Raises GateFailure naming the first line that differs."""
+    if not expected:
+        raise GateFailure("golden.json holds no texts, so nothing can be said of the tokenizer")
     differences = _differences(format_name, entry_point, expected)
     if differences:
         raise GateFailure(f"the tokenizer cuts {differences[0]}")

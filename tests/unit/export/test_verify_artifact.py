@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from edgeport.errors import ArtifactError
+from edgeport.errors import ArtifactError, GateFailure
 from edgeport.export.checkpoint import weights_id
 from edgeport.export.verify.artifact import Verification, verify_artifact
+from edgeport.export.verify.tokens import check_tokens
 from edgeport.manifest import ContainerEntry, Manifest, ModelFacts, SourceFacts, file_entry, write_manifest
 from edgeport.progress import NO_PROGRESS
 
@@ -77,3 +78,8 @@ def test_files_that_the_manifest_does_not_cover(artifact: Path) -> None:
     checks = verify_artifact(artifact, progress=NO_PROGRESS).checks
     (files,) = [check for check in checks if check.name == "files"]
     assert not files.passed and "m.gguf is not among the files" in files.detail
+
+
+def test_no_texts_prove_no_tokenizer(artifact: Path) -> None:
+    with pytest.raises(GateFailure, match="holds no texts"):
+        check_tokens("gguf", artifact / "gguf" / "m.gguf", ())
