@@ -54,7 +54,7 @@ def test_rotary_settings_of_old_and_new_configs(settings: dict[str, Any], rope: 
     assert read_spec(LLAMA | settings).rope == rope
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "yarn": (
         {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
         "'yarn', supported are 'default', 'linear', 'llama3'",

@@ -161,7 +161,7 @@ def test_a_folder_without_safetensors_says_what_is_read(tmp_path: Path) -> None:
     assert caught.value.hint is not None and "save_pretrained" in caught.value.hint
 
 
-WRONG = {
+WRONG: dict[str, tuple[str, Any, str]] = {
     "order": ("b", np.zeros((2, 2), np.float32), "expected a"),
     "dtype": ("a", np.zeros((2, 2), np.float64), "float64"),
     "byte order": ("a", np.zeros((2, 2), ">f4"), "planned F32"),
