@@ -8,12 +8,11 @@ the grid of scales *before* its codes and its error are computed, so that what i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-import numpy.typing as npt
 
+from edgeport.export.calibrate.statistics import InputStatistics
 from edgeport.export.quantize.grid import Floats, next_on_grid, round_to_grid
+from edgeport.export.quantize.solver import SolvedRows
 from edgeport.scheme import SCALE_SIGNIFICANT_BITS, TensorScheme
 
 # Chunks this large keep the values and two work arrays inside a core's level-2 cache.
@@ -23,16 +22,9 @@ _STEPS = {4: (-16, -12, -9, -6, -4, -2, 0, 2, 4, 7, 10), 8: (0, 1)}
 _REFINEMENTS = {4: 2, 8: 0}
 
 
-@dataclass(frozen=True, slots=True)
-class SolvedRows:
-    """codes: [rows, in_features] int8; scales: [rows, in_features / block] float16, on the grid."""
-
-    codes: npt.NDArray[np.int8]
-    scales: npt.NDArray[np.float16]
-
-
-def solve(values: Floats, scheme: TensorScheme) -> SolvedRows:
-    """Quantize rows [rows, in_features] (in_features divisible by the block; finite values)."""
+def solve(values: Floats, scheme: TensorScheme, statistics: InputStatistics | None = None) -> SolvedRows:
+    """Quantize rows [rows, in_features]; see `solver.Solver`. Uses no statistics."""
+    del statistics
     rows, columns = values.shape
     blocks = values.reshape(-1, scheme.block)
     codes = np.empty(blocks.shape, dtype=np.int8)

@@ -1,0 +1,25 @@
+"""What the calibration pass knows of the input of a linear: everything that any solver or pruning score wants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class InputStatistics:
+    """Averages over `tokens` input vectors x of one linear; linears that share an input (q, k and v) share these.
+
+    second_moment: mean of x**2, [in_features]: llama.cpp's imatrix, and the diagonal of the Hessian.
+    mean_magnitude: mean of |x|, [in_features]: AWQ's channel magnitude.
+    hessian: mean of x x^T, [in_features, in_features] float32, or None where no method asked for it.
+    """
+
+    tokens: int
+    second_moment: Floats
+    mean_magnitude: Floats
+    hessian: Floats | None = None
