@@ -24,6 +24,29 @@ def parse_bytes(text: str) -> int:
     return int(float(match.group(1)) * _BYTE_UNITS[unit])
 
 
+_DURATION_UNITS = {"": 1.0, "S": 1.0, "MIN": 60.0, "M": 60.0, "H": 3600.0, "D": 86400.0}
+
+
+def parse_seconds(text: str) -> float:
+    """`"30m"`, `"1h30m"`, `"45 s"`, `"90"` -> seconds. Raises UsageError for anything else, and for zero."""
+    parts = re.findall(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)", text)
+    whole = re.fullmatch(r"\s*(?:[0-9]+(?:\.[0-9]+)?\s*[A-Za-z]*\s*)+", text)
+    known = all(unit.upper() in _DURATION_UNITS for _, unit in parts)
+    total = sum(float(number) * _DURATION_UNITS[unit.upper()] for number, unit in parts) if known else 0.0
+    if whole is None or not known or total <= 0 or (len(parts) > 1 and not all(unit for _, unit in parts)):
+        raise UsageError(f"not a duration: {text!r}", hint="write a number with s, m or h: 90s, 30m, 1h30m")
+    return total
+
+
+def parse_share(text: str) -> float:
+    """`"5%"` and `"0.05"` -> 0.05. Raises UsageError for anything else: a bare `5` could mean either."""
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(%?)\s*", text)
+    value = float(match.group(1)) / (100 if match.group(2) else 1) if match else -1.0
+    if not 0 <= value <= 1 or (value == 1 and match is not None and not match.group(2)):
+        raise UsageError(f"not a share: {text!r}", hint="write percent, or a fraction below one: 5%, 0.05")
+    return value
+
+
 def format_bytes(count: float) -> str:
     """Bytes with a binary unit and three significant digits: `1.46 GiB`."""
     size = float(count)

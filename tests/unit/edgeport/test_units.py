@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeport.errors import UsageError
-from edgeport.units import format_bytes, format_count, format_seconds, parse_bytes
+from edgeport.units import (
+    format_bytes,
+    format_count,
+    format_seconds,
+    parse_bytes,
+    parse_seconds,
+    parse_share,
+)
 
 
 @pytest.mark.parametrize(
@@ -60,3 +67,36 @@ def test_format_count_and_seconds() -> None:
         "1.24B",
     ]
     assert [format_seconds(s) for s in (0.85, 12.34, 200)] == ["850 ms", "12.3 s", "3 min 20 s"]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("30m", 1800),
+        ("1h30m", 5400),
+        ("90", 90),
+        ("45 s", 45),
+        ("1.5h", 5400),
+        ("2 min", 120),
+        ("1h 5s", 3605),
+    ],
+)
+def test_parse_seconds(text: str, seconds: float) -> None:
+    assert parse_seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "m", "-5m", "5 fortnights", "0", "0s", "1h30", "5m,"])
+def test_parse_seconds_refuses(text: str) -> None:
+    with pytest.raises(UsageError, match="not a duration"):
+        parse_seconds(text)
+
+
+@pytest.mark.parametrize(("text", "share"), [("5%", 0.05), ("0.05", 0.05), ("0%", 0), ("100 %", 1), ("0", 0)])
+def test_parse_share(text: str, share: float) -> None:
+    assert parse_share(text) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("text", ["", "5", "1", "%", "-1%", "101%", "5 percent"])
+def test_parse_share_refuses(text: str) -> None:
+    with pytest.raises(UsageError, match="not a share"):
+        parse_share(text)
