@@ -2,7 +2,8 @@
 
 perplexity = exp(mean nll), its error = perplexity * sqrt(var(nll) / (n - 1)); KL(source || export) per token over the whole
 vocabulary (llama.cpp stores the base in 16 bits and cuts at 16 nats, which leaves a floor of about 5e-4; there is none here);
-same_top1 = share of tokens with one argmax, with the binomial error.
+same_top1 = share of tokens with one argmax, with the binomial error; token_accuracy = share of tokens whose argmax is the text's
+own next token. The paired error of the mean ln(PPL ratio) is llama.cpp's covariance-corrected one: the same number.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from edgeport.export.evaluate.classification import ClassificationReport
+from edgeport.export.evaluate.generation import GenerationReport
+
 Doubles = npt.NDArray[np.float64]
 
 SMALLEST_SAMPLE = 100
@@ -19,12 +23,17 @@ SMALLEST_SAMPLE = 100
 
 @dataclass(frozen=True, slots=True)
 class TokenScores:
-    """Per scored token: nll and base_nll [n] nats, kl [n] nats, same_top [n] bool, delta_p [n] = p - base_p of the true token."""
+    """Per scored token: nll and base_nll [n] nats, kl [n] nats, same_top [n] bool, delta_p [n] = p - base_p of the true token.
+
+    hit and base_hit [n] bool: the argmax is the true token, in the export and in the source.
+    """
 
     nll: Doubles
     base_nll: Doubles
     kl: Doubles
     same_top: npt.NDArray[np.bool_]
+    hit: npt.NDArray[np.bool_]
+    base_hit: npt.NDArray[np.bool_]
 
     @property
     def delta_p(self) -> Doubles:
@@ -33,7 +42,12 @@ class TokenScores:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """One container in one runtime against its source, on one text."""
+    """One container in one runtime against its source, on one text.
+
+    The fields with a default are younger than the first manifests; None where such a manifest, or the request, has none.
+    mean_log_ratio: mean nll minus the source's, in nats. correlation: of the two nll over the tokens. mean_delta_p: change of
+    the true token's probability. token_accuracy_ratio: export over source.
+    """
 
     runtime: str
     perplexity: float
@@ -52,6 +66,17 @@ class Quality:
     n_ctx: int
     chunks: int
     text_sha256: str
+    mean_log_ratio: float | None = None
+    mean_log_ratio_error: float | None = None
+    correlation: float | None = None
+    mean_delta_p: float | None = None
+    mean_delta_p_error: float | None = None
+    token_accuracy: float | None = None
+    token_accuracy_error: float | None = None
+    base_token_accuracy: float | None = None
+    token_accuracy_ratio: float | None = None
+    generation: GenerationReport | None = None
+    classification: ClassificationReport | None = None
 
 
 def log_softmax(logits: npt.NDArray[np.floating]) -> Doubles:
@@ -72,18 +97,25 @@ def score(
         got, base = log_softmax(logits[start:stop]), base_log_probs[start:stop].astype(np.float64)
         rows, truth = np.arange(len(got)), targets[start:stop]
         kl = (np.exp(base) * (base - got)).sum(axis=1)
-        parts.append((-got[rows, truth], -base[rows, truth], kl, got.argmax(axis=1) == base.argmax(axis=1)))
-    nll, base_nll, kl, same_top = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return TokenScores(nll, base_nll, kl, same_top)
+        top, base_top = got.argmax(axis=1), base.argmax(axis=1)
+        columns = (
+            -got[rows, truth],
+            -base[rows, truth],
+            kl,
+            top == base_top,
+            top == truth,
+            base_top == truth,
+        )
+        parts.append(TokenScores(*columns))
+    return join(parts)
 
 
 def join(scores: list[TokenScores]) -> TokenScores:
-    return TokenScores(
-        nll=np.concatenate([item.nll for item in scores]),
-        base_nll=np.concatenate([item.base_nll for item in scores]),
-        kl=np.concatenate([item.kl for item in scores]),
-        same_top=np.concatenate([item.same_top for item in scores]),
+    columns = (
+        np.concatenate([getattr(item, name) for item in scores])
+        for name in ("nll", "base_nll", "kl", "same_top", "hit", "base_hit")
     )
+    return TokenScores(*columns)
 
 
 def summarize(scores: TokenScores, *, runtime: str, n_ctx: int, chunks: int, text_sha256: str) -> Quality:
@@ -96,6 +128,7 @@ def summarize(scores: TokenScores, *, runtime: str, n_ctx: int, chunks: int, tex
     log_ratio = scores.nll - scores.base_nll
     ratio = float(np.exp(log_ratio.mean()))
     same = float(scores.same_top.mean())
+    accuracy, base_accuracy = float(scores.hit.mean()), float(scores.base_hit.mean())
     levels = {"p50": 50, "p90": 90, "p95": 95, "p99": 99, "p999": 99.9, "max": 100}
     return Quality(
         runtime=runtime,
@@ -113,17 +146,37 @@ def summarize(scores: TokenScores, *, runtime: str, n_ctx: int, chunks: int, tex
         },
         rms_delta_p=float(np.sqrt(np.mean(scores.delta_p**2))),
         same_top1=same,
-        same_top1_error=float(np.sqrt(same * (1 - same) / (count - 1))),
+        same_top1_error=binomial_error(same, count),
         tokens=count,
         n_ctx=n_ctx,
         chunks=chunks,
         text_sha256=text_sha256,
+        mean_log_ratio=float(log_ratio.mean()),
+        mean_log_ratio_error=_standard_error(log_ratio),
+        correlation=_correlation(scores.nll, scores.base_nll),
+        mean_delta_p=float(scores.delta_p.mean()),
+        mean_delta_p_error=_standard_error(scores.delta_p),
+        token_accuracy=accuracy,
+        token_accuracy_error=binomial_error(accuracy, count),
+        base_token_accuracy=base_accuracy,
+        token_accuracy_ratio=accuracy / base_accuracy if base_accuracy else None,
     )
+
+
+def binomial_error(share: float, count: int) -> float:
+    """Standard error of a share of `count` yes-or-no outcomes, with llama.cpp's n - 1."""
+    return float(np.sqrt(share * (1 - share) / (count - 1))) if count > 1 else 0.0
 
 
 def _perplexity(nll: Doubles) -> tuple[float, float]:
     value = float(np.exp(nll.mean()))
     return value, value * _standard_error(nll)
+
+
+def _correlation(first: Doubles, second: Doubles) -> float | None:
+    """Pearson's; None when one of them does not vary."""
+    spread = first.std() * second.std()
+    return float(np.mean((first - first.mean()) * (second - second.mean())) / spread) if spread else None
 
 
 def _standard_error(values: Doubles) -> float:
