@@ -13,10 +13,10 @@ from typing import Any, cast
 
 from edgeport.errors import RecipeError
 from edgeport.export.families.decoder import TensorSpec
+from edgeport.export.quantize.solvers import AUTO, SOLVERS
 from edgeport.scheme import BLOCK_SIZES, FLOAT_KINDS, Kind, TensorScheme
 
 RECIPES_DIRECTORY = Path(__file__).parent / "recipes"
-SOLVERS = ("rtn",)
 _ROLES = ("linear", "embedding", "head")
 
 
@@ -119,8 +119,8 @@ def parse(document: Mapping[str, Any], *, default_name: str) -> Recipe:
             problems.append(f"unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else ""))
     schemes = {role: _scheme(document, role, problems) for role in _ROLES}
     solver = document.get("solver", "rtn")
-    if solver not in SOLVERS:
-        problems.append(f"unknown solver {solver!r}, solvers are {', '.join(SOLVERS)}")
+    if solver != AUTO and solver not in SOLVERS:
+        problems.append(f"unknown solver {solver!r}, solvers are {AUTO}, {', '.join(SOLVERS)}")
     overrides = {}
     table = document.get("overrides", {})
     if not isinstance(table, Mapping):

@@ -55,11 +55,8 @@ class LayerwiseModel:
 
     def embed(self, tokens: npt.NDArray[np.int64], replaced: Weights | None = None) -> torch.Tensor:
         """tokens [batch, n_ctx] -> hidden states [batch, n_ctx, hidden_size] float32."""
-        table = (replaced or {}).get(EMBEDDING)
-        if table is None:
-            rows = self.source.tensor(EMBEDDING)[tokens.reshape(-1)].astype(np.float32)
-        else:
-            rows = table[tokens.reshape(-1)]
+        table = (replaced or {}).get(EMBEDDING, self.source.tensor(EMBEDDING))
+        rows = table[tokens.reshape(-1)].astype(np.float32)
         return self._torch.from_numpy(rows.reshape(*tokens.shape, -1))
 
     @contextmanager
@@ -127,7 +124,7 @@ def _record_calls(torch: Any, inner: Any, config: Any, n_ctx: int) -> list[dict[
     """Keyword arguments of each layer for one batch of n_ctx tokens; masks and positions are the same for every batch."""
     calls: list[dict[str, Any]] = []
 
-    class Recorder(torch.nn.Module):  # type: ignore[misc, name-defined]
+    class Recorder(torch.nn.Module):  # type: ignore[misc]
         def __init__(self, layer: Any) -> None:
             super().__init__()
             # Some models ask their layers which attention they use.

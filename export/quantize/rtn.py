@@ -8,11 +8,13 @@ the grid of scales *before* its codes and its error are computed, so that what i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from edgeport.export.calibrate.statistics import InputStatistics
 from edgeport.export.quantize.grid import Floats, next_on_grid, round_to_grid
-from edgeport.export.quantize.solver import SolvedRows
+from edgeport.export.quantize.solver import RowSolver, SolvedRows
 from edgeport.scheme import SCALE_SIGNIFICANT_BITS, TensorScheme
 
 # Chunks this large keep the values and two work arrays inside a core's level-2 cache.
@@ -22,42 +24,70 @@ _STEPS = {4: (-16, -12, -9, -6, -4, -2, 0, 2, 4, 7, 10), 8: (0, 1)}
 _REFINEMENTS = {4: 2, 8: 0}
 
 
-def solve(values: Floats, scheme: TensorScheme, statistics: InputStatistics | None = None) -> SolvedRows:
-    """Quantize rows [rows, in_features]; see `solver.Solver`. Uses no statistics."""
+def prepare(statistics: InputStatistics | None) -> RowSolver:
+    """See `solver.Solver`; uses no statistics."""
     del statistics
+    return solve
+
+
+def solve(values: Floats, scheme: TensorScheme, statistics: InputStatistics | None = None) -> SolvedRows:
+    """Quantize rows [rows, in_features]; see `solver.RowSolver`. Uses no statistics."""
+    del statistics
+    return solve_weighted(values, scheme, None)
+
+
+def solve_weighted(values: Floats, scheme: TensorScheme, importance: Floats | None) -> SolvedRows:
+    """The same with squared errors weighted by `importance` [in_features] (None: all alike)."""
     rows, columns = values.shape
     blocks = values.reshape(-1, scheme.block)
     codes = np.empty(blocks.shape, dtype=np.int8)
     scales = np.empty(blocks.shape[0], dtype=np.float16)
-    step = max(_CHUNK_ELEMENTS // scheme.block, 1)
-    for start in range(0, blocks.shape[0], step):
-        stop = start + step
-        # [block, blocks]: with the block down the columns every operation runs along contiguous memory.
-        chunk = np.ascontiguousarray(blocks[start:stop].T)
-        scale = search_scale(chunk, scheme.bits)
+    for start, stop, chunk, weight in _chunks(blocks, importance):
+        scale = search_scale(chunk, scheme.bits, weight)
         scales[start:stop] = scale
         codes[start:stop] = round_codes(chunk, scale, scheme.bits).T
     return SolvedRows(codes.reshape(rows, columns), scales.reshape(rows, columns // scheme.block))
 
 
-def search_scale(chunk: Floats, bits: int) -> Floats:
-    """The scale of least squared error for each column of `chunk` [block, blocks]; returns [blocks] on the grid."""
+def search_scales(values: Floats, scheme: TensorScheme, importance: Floats | None) -> Floats:
+    """The scales alone, [rows, in_features / block] float32 on the grid."""
+    blocks = values.reshape(-1, scheme.block)
+    scales = np.empty(blocks.shape[0], dtype=np.float32)
+    for start, stop, chunk, weight in _chunks(blocks, importance):
+        scales[start:stop] = search_scale(chunk, scheme.bits, weight)
+    return scales.reshape(values.shape[0], -1)
+
+
+def _chunks(blocks: Floats, importance: Floats | None) -> Iterator[tuple[int, int, Floats, Floats | None]]:
+    """(first, last, values [block, blocks], weights of the same shape) over blocks [all blocks, block]."""
+    count, block = blocks.shape
+    step = max(_CHUNK_ELEMENTS // block, 1)
+    for start in range(0, count, step):
+        stop = min(start + step, count)
+        # [block, blocks]: with the block down the columns every operation runs along contiguous memory.
+        chunk = np.ascontiguousarray(blocks[start:stop].T)
+        weight = None
+        if importance is not None:
+            groups = importance.reshape(-1, block)
+            weight = np.ascontiguousarray(groups[np.arange(start, stop) % len(groups)].T)
+        yield start, stop, chunk, weight
+
+
+def search_scale(chunk: Floats, bits: int, weight: Floats | None = None) -> Floats:
+    """The scale of least (weighted) squared error for each column of `chunk` [block, blocks]; returns [blocks] on the grid."""
     lowest, significant_bits = np.float32(1 << (bits - 1)), SCALE_SIGNIFICANT_BITS[bits]
     largest = np.take_along_axis(chunk, np.abs(chunk).argmax(axis=0)[None], axis=0)[0]
     start = round_to_grid(largest / -lowest, significant_bits)
-    best = start.copy()
-    best_error = np.full(best.shape, np.inf, dtype=np.float32)
-    work = np.empty_like(chunk), np.empty_like(chunk)
+    search = _Search(chunk, weight, bits, start)
     for steps in _STEPS[bits]:
-        candidate = start if steps == 0 else next_on_grid(start, steps, significant_bits)
-        _keep_better(chunk, candidate, (best, best_error), bits, work)
+        search.consider(start if steps == 0 else next_on_grid(start, steps, significant_bits))
     for _ in range(_REFINEMENTS[bits]):
-        codes = round_codes(chunk, best, bits)
-        energy = np.einsum("ij,ij->j", codes, codes)
-        fitted = np.einsum("ij,ij->j", chunk, codes) / np.maximum(energy, 1)
-        candidate = np.where(fitted == 0, best, round_to_grid(fitted, significant_bits))
-        _keep_better(chunk, candidate, (best, best_error), bits, work)
-    return best
+        codes = round_codes(chunk, search.scale, bits)
+        weighted = codes if weight is None else codes * weight
+        energy = np.einsum("ij,ij->j", codes, weighted)
+        fitted = np.einsum("ij,ij->j", chunk, weighted) / np.where(energy > 0, energy, 1)
+        search.consider(np.where(fitted == 0, search.scale, round_to_grid(fitted, significant_bits)))
+    return search.scale
 
 
 def round_codes(chunk: Floats, scale: Floats, bits: int) -> Floats:
@@ -67,18 +97,26 @@ def round_codes(chunk: Floats, scale: Floats, bits: int) -> Floats:
     return np.clip(codes, -limit, limit - 1, out=codes)
 
 
-def _keep_better(
-    chunk: Floats, candidate: Floats, best: tuple[Floats, Floats], bits: int, work: tuple[Floats, Floats]
-) -> None:
-    """Score `candidate` [blocks] and replace the scales in `best` (scale, error) where it has less squared error."""
-    scaled, codes = work
-    limit = 1 << (bits - 1)
-    np.multiply(chunk, np.float32(1) / candidate, out=scaled)
-    np.rint(scaled, out=codes)
-    np.clip(codes, -limit, limit - 1, out=codes)
-    np.subtract(scaled, codes, out=scaled)
-    np.multiply(scaled, scaled, out=scaled)
-    error = np.add.reduce(scaled, axis=0) * candidate * candidate
-    better = error < best[1]
-    np.copyto(best[0], candidate, where=better)
-    np.copyto(best[1], error, where=better)
+class _Search:
+    """The best scale so far of each column; work arrays are kept, because making them costs as much as filling them."""
+
+    def __init__(self, chunk: Floats, weight: Floats | None, bits: int, start: Floats) -> None:
+        self.scale = start.copy()
+        self._chunk, self._weight, self._limit = chunk, weight, 1 << (bits - 1)
+        self._error = np.full(start.shape, np.inf, dtype=np.float32)
+        self._scaled, self._codes = np.empty_like(chunk), np.empty_like(chunk)
+
+    def consider(self, candidate: Floats) -> None:
+        """Score `candidate` [blocks] and keep it where it has less squared error."""
+        scaled, codes = self._scaled, self._codes
+        np.multiply(self._chunk, np.float32(1) / candidate, out=scaled)
+        np.rint(scaled, out=codes)
+        np.clip(codes, -self._limit, self._limit - 1, out=codes)
+        np.subtract(scaled, codes, out=scaled)
+        np.multiply(scaled, scaled, out=scaled)
+        if self._weight is not None:
+            np.multiply(scaled, self._weight, out=scaled)
+        error = np.add.reduce(scaled, axis=0) * candidate * candidate
+        better = error < self._error
+        np.copyto(self.scale, candidate, where=better)
+        np.copyto(self._error, error, where=better)

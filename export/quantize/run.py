@@ -1,73 +1,127 @@
-"""Quantize a source model into a checkpoint: tensor by tensor, on every core, with a bounded amount in memory.
+"""Quantize a source model into a checkpoint: one file of codes and scales that every writer packs.
 
-Workers take whole tensors and return packed bytes; the main thread writes them in order. Rows are read from the memory map
-in pieces, so that a worker holds the packed result and one piece in float32, whatever the size of the tensor.
+Without calibration, workers take whole tensors and the main thread writes the results in order; rows are read from the
+memory map in pieces, so that a worker holds the packed result and one piece in float32, whatever the size of the tensor.
+With calibration, the layers are solved one after the other (`calibrated`), and what they left is copied in order.
 """
 
 from __future__ import annotations
 
-import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from edgeport.errors import UnsupportedModel
-from edgeport.export.checkpoint import SOURCE_FOLDER, TensorRecord, pack_codes, write_index
+from edgeport.errors import RecipeError
+from edgeport.export.calibrate.text import CalibrationText
+from edgeport.export.checkpoint import SOURCE_FOLDER, PackedTensor, TensorRecord, tensor_digest, write_index
 from edgeport.export.families.decoder import TensorSpec
-from edgeport.export.quantize import rtn
-from edgeport.export.quantize.grid import LARGEST_SCALE
+from edgeport.export.quantize.solvers import AUTO, SOLVERS
+from edgeport.export.quantize.tensor import FLOAT_DTYPES, QuantizedTensor, digest_of, quantize_tensor
 from edgeport.export.recipe import Recipe
-from edgeport.export.safetensors_file import DTYPES, SafetensorsWriter, TensorPlan
+from edgeport.export.safetensors_file import SafetensorsFolder, SafetensorsWriter, TensorPlan
 from edgeport.export.source import SIDE_FILES, SourceModel
 from edgeport.progress import Progress
 from edgeport.scheme import TensorScheme
 
-_PIECE_ELEMENTS = 1 << 21  # 8 MiB in float32 per worker
 _SHARD_BYTES = 2 << 30
-_FLOAT_DTYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
 
 
 @dataclass(frozen=True, slots=True)
-class QuantizedTensor:
-    """payload and scales as `checkpoint.PackedTensor` has them; digest of the dequantized float32 values."""
+class Calibration:
+    """text: what is calibrated on. work: a folder that outlives a kill; the pass goes on from its last whole layer."""
 
-    payload: npt.NDArray[Any]
-    scales: npt.NDArray[np.float16] | None
-    digest: str
+    text: CalibrationText
+    work: Path
 
 
 def quantize(
-    source: SourceModel, recipe: Recipe, directory: Path, *, threads: int, progress: Progress
+    source: SourceModel,
+    recipe: Recipe,
+    directory: Path,
+    *,
+    calibration: Calibration | None = None,
+    threads: int,
+    progress: Progress,
 ) -> None:
     """Write a checkpoint into the existing empty `directory`; checkpoint.json comes last.
 
-    Raises UnsupportedModel for a weight that is not finite or not representable.
+    Raises UnsupportedModel for a weight that is not finite or not representable, RecipeError for a solver that needs
+    calibration and got none, or one that is still "auto".
     """
+    if recipe.solver == AUTO:
+        raise RecipeError("the solver is still 'auto'", hint="choose_solver() turns it into a name")
+    needed = SOLVERS[recipe.solver].needs != "nothing" and any_quantized(source, recipe)
+    if needed and calibration is None:
+        raise RecipeError(
+            f"solver {recipe.solver!r} needs calibration text", hint="give --calibration, or use --solver rtn"
+        )
+    if needed and calibration is not None:
+        _quantize_calibrated(source, recipe, directory, calibration, (threads, progress))
+        return
     tensors = list(source.spec.tensors())
-    records: list[TensorRecord] = []
-    shards = _shards(tensors, recipe)
     with progress.stage("quantize", total=len(tensors)) as stage, ThreadPoolExecutor(threads) as pool:
         results = _in_order(pool, source, recipe, tensors, ahead=threads + 1)
-        for number, shard in enumerate(shards, start=1):
-            path = directory / f"weights-{number:05d}-of-{len(shards):05d}.safetensors"
-            plan = [entry for item in shard for entry in _plan(item, recipe.scheme_for(item))]
-            with SafetensorsWriter(path, plan) as writer:
-                for item in shard:
-                    result = next(results)
-                    _write(writer, item.name, result)
-                    scheme = recipe.scheme_for(item)
-                    records.append(
-                        TensorRecord(item.name, item.shape, scheme.kind, scheme.block, result.digest)
-                    )
-                    stage.advance(1)
+        write_checkpoint(source, recipe, directory, _counted(results, stage.advance))
+
+
+def any_quantized(source: SourceModel, recipe: Recipe) -> bool:
+    """Whether the recipe has anything for a solver to do."""
+    return any(recipe.scheme_for(item).is_quantized for item in source.spec.tensors())
+
+
+def _quantize_calibrated(
+    source: SourceModel,
+    recipe: Recipe,
+    directory: Path,
+    calibration: Calibration,
+    means: tuple[int, Progress],
+) -> None:
+    from edgeport.export.quantize.calibrated import CalibratedQuantizer
+
+    threads, progress = means
+    packed = CalibratedQuantizer(source, recipe, calibration.text, calibration.work, threads).run(progress)
+    tensors = list(source.spec.tensors())
+    with progress.stage("write checkpoint", total=len(tensors)) as stage:
+        results = (_packed_result(packed, item, recipe.scheme_for(item)) for item in tensors)
+        write_checkpoint(source, recipe, directory, _counted(results, stage.advance))
+
+
+def _packed_result(packed: SafetensorsFolder, item: TensorSpec, scheme: TensorScheme) -> QuantizedTensor:
+    if not scheme.is_quantized:
+        payload = packed.tensor(item.name)
+        return QuantizedTensor(payload, None, tensor_digest(payload.astype("float32")))
+    payload, scales = packed.tensor(f"{item.name}.codes"), packed.tensor(f"{item.name}.scales")
+    tensor = PackedTensor(item.name, item.shape, scheme, payload, scales)
+    return QuantizedTensor(payload, scales, digest_of(tensor))
+
+
+def write_checkpoint(
+    source: SourceModel, recipe: Recipe, directory: Path, results: Iterator[QuantizedTensor]
+) -> None:
+    """Write results, one for each of the source's tensors in their order; checkpoint.json comes last."""
+    records: list[TensorRecord] = []
+    shards = _shards(list(source.spec.tensors()), recipe)
+    for number, shard in enumerate(shards, start=1):
+        path = directory / f"weights-{number:05d}-of-{len(shards):05d}.safetensors"
+        plan = [entry for item in shard for entry in _plan(item, recipe.scheme_for(item))]
+        with SafetensorsWriter(path, plan) as writer:
+            for item in shard:
+                result = next(results)
+                _write(writer, item.name, result)
+                scheme = recipe.scheme_for(item)
+                records.append(TensorRecord(item.name, item.shape, scheme.kind, scheme.block, result.digest))
     copy_side_files(source.directory, directory / SOURCE_FOLDER)
     write_index(directory, records)
+
+
+def _counted(
+    results: Iterator[QuantizedTensor], advance: Callable[[float], None]
+) -> Iterator[QuantizedTensor]:
+    for result in results:
+        yield result
+        advance(1)
 
 
 def copy_side_files(source: Path, target: Path) -> None:
@@ -75,65 +129,6 @@ def copy_side_files(source: Path, target: Path) -> None:
     for name in SIDE_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
-
-
-def quantize_tensor(values: npt.NDArray[Any], scheme: TensorScheme, *, name: str) -> QuantizedTensor:
-    """Quantize or convert one tensor of any float dtype, in pieces of rows."""
-    if not scheme.is_quantized:
-        return _convert(values, scheme, name)
-    rows, columns = values.shape
-    payload = np.empty((rows, columns * scheme.bits // 8), dtype=np.uint8)
-    scales = np.empty((rows, columns // scheme.block), dtype=np.float16)
-    digest = hashlib.sha256()
-    largest = float(LARGEST_SCALE) * (1 << (scheme.bits - 1))
-    for start, piece in _pieces(values, name):
-        if np.abs(piece).max() > largest:
-            raise UnsupportedModel(
-                f"{name} has values beyond {largest:g}, the largest {scheme} can hold",
-                hint="use the recipe bf16",
-            )
-        solved = rtn.solve(piece, scheme)
-        stop = start + piece.shape[0]
-        payload[start:stop] = pack_codes(solved.codes, scheme.bits)
-        scales[start:stop] = solved.scales
-        codes = solved.codes.reshape(-1, scheme.block).astype(np.float32)
-        codes *= solved.scales.reshape(-1, 1)
-        digest.update(_canonical_bytes(codes))
-    return QuantizedTensor(payload, scales, digest.hexdigest())
-
-
-def _convert(values: npt.NDArray[Any], scheme: TensorScheme, name: str) -> QuantizedTensor:
-    dtype = DTYPES[_FLOAT_DTYPES[scheme.kind]]
-    payload = np.empty(values.shape, dtype=dtype)
-    digest = hashlib.sha256()
-    for start, piece in _pieces(values.reshape(values.shape[0], -1), name):
-        with np.errstate(over="ignore"):
-            converted = piece.astype(dtype)
-        weights = converted.astype(np.float32)
-        if not np.isfinite(weights).all():
-            raise UnsupportedModel(
-                f"{name} has values beyond the range of {scheme.kind}", hint="use the recipe bf16"
-            )
-        payload[start : start + piece.shape[0]] = converted.reshape(-1, *values.shape[1:])
-        digest.update(_canonical_bytes(weights))
-    return QuantizedTensor(payload, None, digest.hexdigest())
-
-
-def _pieces(values: npt.NDArray[Any], name: str) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
-    """(first row, rows as finite float32 [rows, in_features]) over a tensor [out_features, in_features]."""
-    step = max(_PIECE_ELEMENTS // max(values.shape[1], 1), 1)
-    for start in range(0, values.shape[0], step):
-        piece = values[start : start + step].astype(np.float32)
-        if not np.isfinite(piece).all():
-            raise UnsupportedModel(
-                f"{name} holds NaN or infinite values", hint="the source weights are damaged"
-            )
-        yield start, piece
-
-
-def _canonical_bytes(weights: npt.NDArray[np.float32]) -> memoryview:
-    """Little-endian float32 with -0.0 as 0.0, as `checkpoint.tensor_digest` hashes them."""
-    return np.ascontiguousarray(weights + np.float32(0.0), dtype="<f4").reshape(-1).view(np.uint8).data
 
 
 def _in_order(
@@ -181,7 +176,7 @@ def _shards(tensors: Sequence[TensorSpec], recipe: Recipe) -> list[list[TensorSp
 
 def _plan(item: TensorSpec, scheme: TensorScheme) -> list[TensorPlan]:
     if not scheme.is_quantized:
-        return [TensorPlan(item.name, _FLOAT_DTYPES[scheme.kind], item.shape)]
+        return [TensorPlan(item.name, FLOAT_DTYPES[scheme.kind], item.shape)]
     rows, columns = item.shape
     return [
         TensorPlan(f"{item.name}.codes", "U8", (rows, columns * scheme.bits // 8)),

@@ -28,14 +28,20 @@ class SolvedRows:
         return blocks.reshape(rows, columns)
 
 
-class Solver(Protocol):
-    """`solve` of a solver's module. Rows are independent of each other for every solver, so callers may cut them."""
+class RowSolver(Protocol):
+    """Codes and scales of some rows of a weight."""
 
-    def __call__(
-        self, values: Floats, scheme: TensorScheme, statistics: InputStatistics | None
-    ) -> SolvedRows:
+    def __call__(self, values: Floats, scheme: TensorScheme) -> SolvedRows:
         """Quantize rows [rows, in_features]; in_features is divisible by the block, values are finite.
 
-        `statistics` is None where a solver does without, or where a tensor has no input to speak of (an embedding).
+        Rows are independent of each other, so callers may cut a weight into pieces of rows.
         """
+        ...
+
+
+class Solver(Protocol):
+    """`prepare` of a solver's module: what can be worked out from the input alone is worked out once for all its weights."""
+
+    def __call__(self, statistics: InputStatistics | None) -> RowSolver:
+        """`statistics` is None for a tensor without an input to speak of (an embedding), and for solvers that need none."""
         ...

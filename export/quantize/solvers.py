@@ -27,39 +27,39 @@ class SolverEntry:
 
 SOLVERS: Mapping[str, SolverEntry] = {
     "rtn": SolverEntry(
-        "edgeport.export.quantize.rtn:solve",
+        "edgeport.export.quantize.rtn:prepare",
         "nothing",
         "round to nearest, signed scale searched per block; no calibration",
     ),
     "imatrix": SolverEntry(
-        "edgeport.export.quantize.imatrix:solve",
+        "edgeport.export.quantize.imatrix:prepare",
         "second_moment",
         "the same search, errors weighted by the mean square of each input feature",
     ),
     "gptq": SolverEntry(
-        "edgeport.export.quantize.gptq:solve",
+        "edgeport.export.quantize.gptq:prepare",
         "hessian",
         "error feedback through the inverse Hessian, static groups",
     ),
     "gptq+imatrix": SolverEntry(
-        "edgeport.export.quantize.gptq:solve_weighted",
+        "edgeport.export.quantize.gptq:prepare_weighted",
         "hessian",
         "gptq with its scales from the activation-weighted search",
     ),
     "awq": SolverEntry(
-        "edgeport.export.quantize.imatrix:solve",
+        "edgeport.export.quantize.imatrix:prepare",
         "hessian",
         "channel scales folded into the preceding operation, then the activation-weighted search",
         folds=True,
     ),
     "awq+gptq": SolverEntry(
-        "edgeport.export.quantize.gptq:solve_weighted",
+        "edgeport.export.quantize.gptq:prepare_weighted",
         "hessian",
         "awq's folding, then gptq+imatrix",
         folds=True,
     ),
     "learned": SolverEntry(
-        "edgeport.export.quantize.gptq:solve_weighted",
+        "edgeport.export.quantize.gptq:prepare_weighted",
         "hessian",
         "gptq+imatrix, then codes and scales distilled on the source model's own answers; slow",
         learns=True,
