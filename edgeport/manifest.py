@@ -21,6 +21,16 @@ MANIFEST_NAME = "manifest.json"
 SCHEMA_VERSION = 1
 
 
+def base_format(name: str) -> str:
+    """The format whose engine and readers open a container: `gguf-q4_k_m`, a scheme of GGUF's own, is `gguf`."""
+    return name.partition("-")[0]
+
+
+def is_native(name: str) -> bool:
+    """Whether a container has a scheme of its format's own, and so weights of its own."""
+    return base_format(name) != name
+
+
 @dataclass(frozen=True, slots=True)
 class FileEntry:
     """One file; `path` is relative to the artifact folder, with forward slashes."""
