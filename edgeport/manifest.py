@@ -88,7 +88,11 @@ class SourceFacts:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """`quality` and `speed` map a format to the dataclasses of eval and bench, as plain JSON."""
+    """`quality` and `speed` map a format to the dataclasses of eval and bench, as plain JSON.
+
+    calibration: origin, tokens and sha256 of the text the codes were solved on, empty where none was needed. gate: the
+    verdict with every line of it, its thresholds, and the path of the ladder; empty when the export was not judged.
+    """
 
     name: str
     created: str
@@ -102,6 +106,8 @@ class Manifest:
     quality: Mapping[str, Any] = field(default_factory=dict)
     speed: Mapping[str, Any] = field(default_factory=dict)
     cost: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+    gate: Mapping[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     def container(self, format_name: str) -> ContainerEntry:
