@@ -1,4 +1,4 @@
-"""`edgeport eval`: perplexity, KL divergence and top-1 agreement of each container with the source model."""
+"""`edgeport eval`: perplexity, KL divergence, agreement, a task and samples of each container beside the source model."""
 
 from __future__ import annotations
 
@@ -39,15 +39,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=int, metavar="N", help="threads (default: the cores this process may use)"
     )
+    parser.add_argument(
+        "--task",
+        type=Path,
+        metavar="FILE",
+        help="classification task of JSON lines: prompt, choices, answer (default: text/task.jsonl beside the source, if any)",
+    )
+    parser.add_argument("--no-task", action="store_true", help="no classification task")
+    _add_generation_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON document")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
 
+def _add_generation_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help="continue these, one a line or .jsonl with `prompt` (default: 16 beginnings from the text)",
+    )
+    parser.add_argument(
+        "--new-tokens",
+        type=int,
+        metavar="N",
+        help="tokens to continue each prompt by (default: 96, or half the context)",
+    )
+    parser.add_argument(
+        "--samples", type=int, default=3, metavar="N", help="continuations to show side by side (default: 3)"
+    )
+    parser.add_argument("--no-generation", action="store_true", help="continue no prompts")
+
+
 def run(arguments: argparse.Namespace) -> int:
-    from edgeport.export.evaluate.run import EvalRequest, evaluate, result_rows
+    from edgeport.export.evaluate.run import DEFAULT_PROMPTS, EvalRequest, evaluate
+    from edgeport.export.evaluate.show import show
     from edgeport.manifest import to_json
     from edgeport.progress import Progress
-    from edgeport.table import format_table
 
     formats = tuple(name for item in arguments.format or () for name in item.split(",") if name)
     request = EvalRequest(
@@ -58,30 +85,35 @@ def run(arguments: argparse.Namespace) -> int:
         n_ctx=arguments.n_ctx,
         most_chunks=arguments.chunks,
         threads=arguments.threads,
+        prompts=0 if arguments.no_generation else DEFAULT_PROMPTS,
+        prompts_file=arguments.prompts,
+        new_tokens=arguments.new_tokens,
+        samples=arguments.samples,
+        task=None if arguments.no_task else arguments.task or _default_task(arguments),
     )
     results = evaluate(request, progress=Progress(quiet=arguments.quiet))
-    if arguments.json:
-        print(json.dumps(to_json(results), indent=2))
-        return 0
-    headers = ("format", "runtime", "perplexity", "ratio to source", "KL divergence", "same top token")
-    print(format_table(headers, result_rows(results), right={2, 3, 4, 5}))
-    first = next(iter(results.values()))
-    print(
-        f"source perplexity {first.base_perplexity:.3f} ± {first.base_perplexity_error:.3f}; "
-        f"{first.tokens} tokens in {first.chunks} chunks of {first.n_ctx}, second halves scored"
-    )
+    print(json.dumps(to_json(results), indent=2) if arguments.json else show(results))
     return 0
 
 
 def _default_text(arguments: argparse.Namespace) -> Path:
     from edgeport.errors import UsageError
-    from edgeport.manifest import read_manifest
 
-    source = Path(arguments.source or read_manifest(arguments.artifact).source.location)
-    text = source / "text" / "heldout.txt"
+    text = _source_text_folder(arguments) / "heldout.txt"
     if not text.is_file():
         raise UsageError(
             "no text to evaluate on",
             hint="give one with --text FILE: some thousand tokens the model was not calibrated on",
         )
     return text
+
+
+def _default_task(arguments: argparse.Namespace) -> Path | None:
+    task = _source_text_folder(arguments) / "task.jsonl"
+    return task if task.is_file() else None
+
+
+def _source_text_folder(arguments: argparse.Namespace) -> Path:
+    from edgeport.manifest import read_manifest
+
+    return Path(arguments.source or read_manifest(arguments.artifact).source.location) / "text"

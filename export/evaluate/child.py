@@ -17,12 +17,12 @@ import numpy as np
 
 from edgeport.errors import RuntimeFailure
 from edgeport.export.evaluate.chunks import ChunkedText
+from edgeport.export.evaluate.engines import engine_for
 from edgeport.export.evaluate.plan import answer, read_plan
 from edgeport.export.evaluate.source_session import SourceSession, load_source
 from edgeport.export.evaluate.statistics import TokenScores, join, log_softmax, score, summarize
 from edgeport.lazy import load
 from edgeport.manifest import to_json
-from edgeport.runtimes.engines import ENGINES, Engine
 from edgeport.runtimes.session import Session, SessionOptions
 
 
@@ -81,13 +81,9 @@ def _write_log_probs(network: Any, chunked: ChunkedText, out: str) -> None:
     target.flush()
 
 
-def _engine(format_name: str) -> Engine:
-    return ENGINES[format_name]
-
-
 @contextmanager
 def _opened(format_name: str, entry_point: Path, options: SessionOptions) -> Iterator[Session]:
-    engine = _engine(format_name)
+    engine = engine_for(format_name)
     session = cast(Session, load(engine.opener, extra=engine.extra)(entry_point, options))
     try:
         yield session
@@ -107,7 +103,7 @@ def _quality(session: Session, format_name: str, chunked: ChunkedText, base: str
     ]
     quality = summarize(
         join(scores),
-        runtime=_engine(format_name).name,
+        runtime=engine_for(format_name).name,
         n_ctx=chunked.n_ctx,
         chunks=len(chunked.chunks),
         text_sha256=chunked.text_sha256,

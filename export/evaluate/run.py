@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -171,10 +170,17 @@ def _samples(
     work: _Work, source: Answers, container: Answers, report: GenerationReport
 ) -> tuple[Sample, ...]:
     """The first prompts, not the best: nobody chose them."""
-    rows = zip(work.plan.prompts, source.generations, container.generations, strict=True)
+    rows = zip(
+        work.plan.prompts, source.generations, container.generations, report.first_divergence, strict=True
+    )
     return tuple(
-        Sample(*(work.tokenizer.decode(list(tokens)) for tokens in row), parted)
-        for row, parted in list(zip(rows, report.first_divergence, strict=True))[: work.samples]
+        Sample(
+            prompt=work.tokenizer.decode(list(prompt)),
+            source=work.tokenizer.decode(list(expected)),
+            container=work.tokenizer.decode(list(got)),
+            first_divergence=parted,
+        )
+        for prompt, expected, got, parted in list(rows)[: work.samples]
     )
 
 
@@ -209,18 +215,3 @@ def _chunks(request: EvalRequest, source: SourceModel) -> ChunkedText:
         )
     most_chunks = min(request.most_chunks or affordable, affordable)
     return chunk_text(request.text, source.directory, n_ctx=n_ctx, most_chunks=most_chunks)
-
-
-def result_rows(results: dict[str, Quality]) -> Sequence[tuple[str, ...]]:
-    """Rows for a table: format, runtime, perplexity, ratio, KL divergence, same top token."""
-    return [
-        (
-            name,
-            item.runtime,
-            f"{item.perplexity:.3f} ± {item.perplexity_error:.3f}",
-            f"{item.perplexity_ratio:.4f} ± {item.perplexity_ratio_error:.4f}",
-            f"{item.mean_kl_divergence:.5f} ± {item.kl_divergence_error:.5f}",
-            f"{item.same_top1:.2%} ± {item.same_top1_error:.2%}",
-        )
-        for name, item in results.items()
-    ]
