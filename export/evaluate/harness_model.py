@@ -8,7 +8,7 @@ fed again. What does not fit the context is cut from the left, as the harness's 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from edgeport.errors import UsageError
 from edgeport.export.evaluate.choices import Scorer
 from edgeport.export.evaluate.engines import engine_for
 from edgeport.lazy import load
+from edgeport.progress import Progress
 from edgeport.runtimes.artifact import choose, open_tokenizer
 from edgeport.runtimes.container import find_containers
 from edgeport.runtimes.generate import GenerationOptions, generate
@@ -192,8 +193,8 @@ def _sampling(wanted: Mapping[str, Any]) -> Sampling:
     )
 
 
-def _progress(items: Sequence[Any], title: str, disabled: bool) -> Iterable[Any]:
-    from tqdm import tqdm
-
-    bar: Iterable[Any] = tqdm(items, desc=title, disable=disabled)
-    return bar
+def _progress(items: Sequence[Any], title: str, disabled: bool) -> Iterator[Any]:
+    with Progress(quiet=disabled).stage(title, total=len(items)) as stage:
+        for item in items:
+            yield item
+            stage.advance()
