@@ -1,0 +1,92 @@
+"""What the solver `auto` means: the best one whose estimated time fits the budget, and why.
+
+Estimates count multiplications and divide by the rate of a short matrix product on this machine, so they hold within a
+factor of about two. `learned` is taken only when a budget was named: it is worth its time, but nobody expects hours.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from dataclasses import dataclass
+
+from edgeport.errors import MissingExtra
+from edgeport.export.calibrate.groups import input_groups, weight_name
+from edgeport.export.families.decoder import DecoderSpec
+from edgeport.lazy import missing_extra
+from edgeport.units import format_seconds
+
+DEFAULT_BUDGET_S = 1800.0
+_PREFERENCE = ("learned", "gptq", "imatrix")
+LEARNED_PASSES = 12
+"""Times `learned` reads the calibration text."""
+
+
+@dataclass(frozen=True, slots=True)
+class SolverChoice:
+    """name: a key of SOLVERS. seconds: estimated time of the quantize stage on this machine."""
+
+    name: str
+    reason: str
+    seconds: float
+
+
+def choose_solver(
+    spec: DecoderSpec, *, calibration_tokens: int, threads: int, time_budget_s: float | None
+) -> SolverChoice:
+    """The best solver within `time_budget_s`; without a budget, half an hour and nothing that distils."""
+    budget = time_budget_s or DEFAULT_BUDGET_S
+    told = f"the budget of {format_seconds(budget)}"
+    try:
+        rate = matrix_rate(threads)
+    except MissingExtra as error:
+        return SolverChoice("rtn", f"{error.message}, which calibration needs", 0.0)
+    too_long: list[str] = []
+    for name in _PREFERENCE:
+        if name == "learned" and time_budget_s is None:
+            continue
+        seconds = estimate_seconds(spec, name, calibration_tokens=calibration_tokens, rate=rate)
+        if seconds <= budget:
+            longer = f"; {' and '.join(too_long)} would take longer than {told}" if too_long else ""
+            reason = f"about {format_seconds(seconds)} on this machine, within {told}{longer}"
+            return SolverChoice(name, reason, seconds)
+        too_long.append(f"{name} ({format_seconds(seconds)})")
+    return SolverChoice("rtn", f"{', '.join(too_long)} would take longer than {told}", 0.0)
+
+
+def estimate_seconds(spec: DecoderSpec, solver: str, *, calibration_tokens: int, rate: float) -> float:
+    """Seconds at `rate` multiply-adds per second; 0 for rtn, which reads no text."""
+    if solver == "rtn":
+        return 0.0
+    shapes = {item.name: item.shape for layer in range(1) for item in spec.layer_tensors(layer)}
+    weights = sum(rows * columns for rows, columns in (shape for shape in shapes.values() if len(shape) == 2))
+    # A whole pass, and four that end at o_proj, gate, down: 2.2 passes by the share of weights before each.
+    work = 2.2 * weights * calibration_tokens
+    if solver != "imatrix":
+        for group in input_groups(spec):
+            columns = shapes[weight_name(0, group.modules[0])][1]
+            rows = sum(shapes[weight_name(0, module)][0] for module in group.modules)
+            # Half of x x^T; factor and inverse in float64, at half the rate; error feedback over half the columns.
+            work += calibration_tokens * columns**2 / 2 + 2 * columns**3 + rows * columns**2 / 2
+    work *= spec.layers
+    if solver == "learned":
+        head = spec.vocab_size * spec.hidden_size
+        # Forward of the teacher, forward and backward of the student.
+        work += 4 * (weights * spec.layers + head) * calibration_tokens * LEARNED_PASSES
+    return work / rate
+
+
+@functools.cache
+def matrix_rate(threads: int) -> float:
+    """Multiply-adds per second of a float32 matrix product, at half of what a short burst shows: a layer is not all products."""
+    with missing_extra("eval", purpose="calibration"):
+        import torch
+    torch.set_num_threads(threads)
+    size = 768
+    left = torch.ones((size, size))
+    left @ left
+    started, count = time.perf_counter(), 0
+    while time.perf_counter() - started < 0.2:
+        left @ left
+        count += 1
+    return count * size**3 / (time.perf_counter() - started) / 2
