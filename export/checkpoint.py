@@ -7,8 +7,8 @@ A folder with
     source/              config.json, tokenizer and generation files of the source model, unchanged
 
 Codes are offset-binary, low bits first: the stored number is code + 2**(bits-1), for INT4 two per byte with the even
-input feature in the low nibble. These are the very bytes of ONNX MatMulNBits, OpenVINO u4/u8 and compressed-tensors;
-only GGUF orders nibbles differently. The weight is `code * scale`.
+input feature in the low nibble, for INT2 four per byte. These are the very bytes of ONNX MatMulNBits, OpenVINO u2/u4/u8
+and compressed-tensors; only GGUF orders nibbles differently. The weight is `code * scale`.
 """
 
 from __future__ import annotations
@@ -72,11 +72,14 @@ class PackedTensor:
 
 
 def pack_codes(codes: npt.NDArray[np.int8], bits: int) -> npt.NDArray[np.uint8]:
-    """Signed codes [rows, columns] -> offset-binary bytes [rows, columns * bits / 8], even column in the low nibble."""
+    """Signed codes [rows, columns] -> offset-binary bytes [rows, columns * bits / 8], the first column in the lowest bits."""
     if bits == 8:
         return codes.view(np.uint8) ^ np.uint8(0x80)
-    nibbles = codes.view(np.uint8) + np.uint8(8)
-    return nibbles[:, 0::2] | (nibbles[:, 1::2] << np.uint8(4))
+    offset, per_byte = codes.view(np.uint8) + np.uint8(1 << (bits - 1)), 8 // bits
+    packed = offset[:, 0::per_byte]
+    for at in range(1, per_byte):
+        packed = packed | (offset[:, at::per_byte] << np.uint8(at * bits))
+    return packed
 
 
 def unpack_codes(packed: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.int8]:
@@ -84,10 +87,11 @@ def unpack_codes(packed: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.int
     if bits == 8:
         return (packed ^ np.uint8(0x80)).view(np.int8)
     rows, width = packed.shape
-    codes = np.empty((rows, width * 2), dtype=np.uint8)
-    np.bitwise_and(packed, 0x0F, out=codes[:, 0::2])
-    np.right_shift(packed, 4, out=codes[:, 1::2])
-    codes -= np.uint8(8)  # wraps to two's complement
+    per_byte, mask = 8 // bits, np.uint8((1 << bits) - 1)
+    codes = np.empty((rows, width * per_byte), dtype=np.uint8)
+    for at in range(per_byte):
+        np.bitwise_and(packed >> np.uint8(at * bits), mask, out=codes[:, at::per_byte])
+    codes -= np.uint8(1 << (bits - 1))  # wraps to two's complement
     return codes.view(np.int8)
 
 

@@ -71,15 +71,15 @@ def snap(scheme: TensorScheme, in_features: int) -> TensorScheme:
 
 
 def parse_scheme(text: str) -> TensorScheme:
-    """`int4-g32`, `int8-g64`, `bf16`, ... Raises RecipeError naming what is allowed."""
+    """`int4-g32`, `int8-g64`, `int2`, `bf16`, ... Raises RecipeError naming what is allowed."""
     if text in FLOAT_KINDS:
         return TensorScheme(text)
-    match = re.fullmatch(r"(int4|int8)(?:-g(\d+))?", text)
+    match = re.fullmatch(r"(int2|int4|int8)(?:-g(\d+))?", text)
     block = int(match.group(2) or 32) if match else 0
     if match is None or block not in BLOCK_SIZES:
         raise RecipeError(
             f"unknown scheme {text!r}",
-            hint="schemes are int4 and int8 with -g32, -g64 or -g128, and bf16, f16, f32",
+            hint="schemes are int2, int4 and int8 with -g32, -g64 or -g128, and bf16, f16, f32",
         )
     return TensorScheme(cast(Kind, match.group(1)), block)
 

@@ -74,7 +74,7 @@ class SafetensorsReader:
         words, scales = self._stored(f"{weight}_packed"), self._stored(f"{weight}_scale")
         count, columns = self.shape(weight)
         bits, remainder = divmod(32 * words.shape[1], columns)
-        if bits not in (4, 8) or remainder or words.shape[0] != count or columns % scales.shape[1]:
+        if bits not in (2, 4, 8) or remainder or words.shape[0] != count or columns % scales.shape[1]:
             raise ArtifactError(
                 f"{weight}: packed {words.shape} and scales {scales.shape} do not make [{count}, {columns}]"
             )

@@ -46,6 +46,9 @@ def write_model(checkpoint: Checkpoint, path: Path, name: str) -> None:
     builder = DecoderModel(checkpoint)
     model = builder.build(name)
     model.set_rt_info(checkpoint.weights_id, ["edgeport", "weights_id"])
+    if any(record.kind == "int2" for record in checkpoint.records):
+        # With it, 2026.4's CPU plug-in answers u2 weights with an empty tensor wherever it computes in bfloat16 or float16.
+        model.set_rt_info("0", ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"])
     ov.save_model(model, path, compress_to_fp16=False)
     for tensor in checkpoint.names():
         checkpoint.release(tensor)

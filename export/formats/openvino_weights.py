@@ -1,6 +1,6 @@
 """Checkpoint tensors as OpenVINO constants: the packed bytes are used where they lie, and decompressed by graph nodes.
 
-u4 or u8 codes [out, in / block, block] -> f16 -> minus the zero point -> times scale [out, in / block, 1] -> [out, in] -> f32,
+u2, u4 or u8 codes [out, in / block, block] -> f16 -> minus the zero point -> times scale [out, in / block, 1] -> [out, in] -> f32,
 exact in float16 because code and scale together have at most 11 significant bits (edgeport.scheme). This is the shape of
 graph that NNCF writes (Convert, Subtract, Multiply, Reshape, Convert) and that the CPU plug-in turns into one compressed
 FullyConnected instead of a float32 weight.
@@ -21,6 +21,7 @@ from edgeport.export.checkpoint import Checkpoint, PackedTensor
 # openvino is not typed: nodes and outputs are whatever its opset returns.
 Node = Any
 
+_CODE_TYPES = {2: ov.Type.u2, 4: ov.Type.u4, 8: ov.Type.u8}
 _FLOAT_TYPES = {"f32": ov.Type.f32, "f16": ov.Type.f16, "bf16": ov.Type.bf16}
 
 # The smallest IR with a Convert that is marked as decompression.
@@ -61,9 +62,8 @@ class WeightNodes:
     def _quantized(self, tensor: PackedTensor) -> Node:
         rows, columns = tensor.shape
         block, bits, name = tensor.scheme.block, tensor.scheme.bits, tensor.name
-        codes_type = ov.Type.u4 if bits == 4 else ov.Type.u8
         assert tensor.scales is not None
-        codes = self._constant(tensor.payload, (rows, columns // block, block), codes_type, name)
+        codes = self._constant(tensor.payload, (rows, columns // block, block), _CODE_TYPES[bits], name)
         scales = self._constant(tensor.scales, (rows, columns // block, 1), ov.Type.f16, f"{name}/scale")
         zero = ops.constant(np.array(1 << (bits - 1), dtype=np.uint8), dtype=ov.Type.u8)
         zero.set_friendly_name(f"{name}/zero_point")
@@ -81,7 +81,7 @@ class WeightNodes:
         return widened
 
     def _constant(self, values: npt.NDArray[Any], shape: Sequence[int], kind: Any, name: str) -> Node:
-        # bytes, because numpy has neither u4 nor bfloat16; the constant does not own its memory
+        # bytes, because numpy has neither u2, u4 nor bfloat16; the constant does not own its memory
         memory = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
         self._kept.append(memory)
         constant = ov.op.Constant(ov.Tensor(memory, list(shape), kind))

@@ -1,6 +1,6 @@
 """The grid of scales: few significant bits, so that one number is the same in float16, bfloat16 and float32.
 
-With n significant bits (`scheme.SCALE_SIGNIFICANT_BITS`: 7 for INT4 codes, 4 for INT8 codes) a scale is m * 2**e with
+With n significant bits (`scheme.SCALE_SIGNIFICANT_BITS`: 7 for INT4 and INT2 codes, 4 for INT8 codes) a scale is m * 2**e with
 2**(n-1) <= |m| < 2**n and e >= -24, the exponent of float16's smallest subnormal. Then `code * scale` is exact in float16 too, so
 no engine rounds it, whatever type it dequantizes in. The cost is 0.05 % of the squared error for INT4; for INT8, whose
 error is 200 times smaller to begin with, about a tenth.

@@ -19,9 +19,12 @@ from edgeport.scheme import SCALE_SIGNIFICANT_BITS, TensorScheme
 
 # Chunks this large keep the values and two work arrays inside a core's level-2 cache.
 _CHUNK_ELEMENTS = 1 << 16
-# Grid steps tried around max / -2**(bits-1). An INT4 step is 0.8 to 1.6 %; INT8 only has to mend the rounding of the scale.
-_STEPS = {4: (-16, -12, -9, -6, -4, -2, 0, 2, 4, 7, 10), 8: (0, 1)}
-_REFINEMENTS = {4: 2, 8: 0}
+# Grid steps tried around max / -2**(bits-1). With 7 significant bits a step is 0.8 to 1.6 % and 64 steps are a factor of two;
+# INT8 only has to mend the rounding of the scale. Four codes do best far inside the largest value, which they then clip.
+_STEPS = {2: (-80, -64, -48, -32, -16, 0), 4: (-16, -12, -9, -6, -4, -2, 0, 2, 4, 7, 10), 8: (0, 1)}
+# Of INT2's levels two of three lie on one side of zero: which side is worth trying both.
+_SIGNS = {2: (1, -1), 4: (1,), 8: (1,)}
+_REFINEMENTS = {2: 2, 4: 2, 8: 0}
 
 
 def prepare(statistics: InputStatistics | None) -> RowSolver:
@@ -80,7 +83,9 @@ def search_scale(chunk: Floats, bits: int, weight: Floats | None = None) -> Floa
     start = round_to_grid(largest / -lowest, significant_bits)
     search = _Search(chunk, weight, bits, start)
     for steps in _STEPS[bits]:
-        search.consider(start if steps == 0 else next_on_grid(start, steps, significant_bits))
+        candidate = start if steps == 0 else next_on_grid(start, steps, significant_bits)
+        for sign in _SIGNS[bits]:
+            search.consider(candidate if sign == 1 else -candidate)
     for _ in range(_REFINEMENTS[bits]):
         codes = round_codes(chunk, search.scale, bits)
         weighted = codes if weight is None else codes * weight

@@ -1,6 +1,7 @@
 """The numbers behind a weight in an OpenVINO graph: constants unpacked, Convert, Subtract, Multiply and Reshape computed.
 
-Element types per the OpenVINO documentation: u4 and i4 lie two to a byte, the even element in the low nibble.
+Element types per the OpenVINO documentation: u4 and i4 lie two to a byte, the even element in the low nibble; u2 four to a
+byte, the first element in the lowest bits.
 """
 
 from __future__ import annotations
@@ -92,6 +93,9 @@ def _unpack(node: Node, purpose: str) -> Floats:
     """A constant's elements, flat, as a fresh float32 array."""
     kind = node.get_element_type().get_type_name()
     memory: npt.NDArray[np.uint8] = node.data.reshape(-1).view(np.uint8)
+    if kind == "u2":
+        quarters = np.stack([memory >> shift & 3 for shift in (0, 2, 4, 6)], axis=-1).reshape(-1)
+        return quarters[: int(np.prod(node.output(0).get_shape(), dtype=np.int64))].astype(np.float32)
     if kind in ("u4", "i4"):
         nibbles = np.empty(memory.size * 2, dtype=np.uint8)
         nibbles[0::2] = memory & 15
@@ -103,6 +107,6 @@ def _unpack(node: Node, purpose: str) -> Floats:
     if kind == "bf16":
         return (memory.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     if kind not in _PLAIN:
-        raise ArtifactError(f"{purpose} is stored as {kind}, expected u4, i4, bf16, {', '.join(_PLAIN)}")
+        raise ArtifactError(f"{purpose} is stored as {kind}, expected u2, u4, i4, bf16, {', '.join(_PLAIN)}")
     plain: Floats = memory.view(_PLAIN[kind]).astype(np.float32)
     return plain

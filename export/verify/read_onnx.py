@@ -137,6 +137,11 @@ class _Graph:
         if bits == 4:
             pairs = np.stack((packed & 15, packed >> 4), axis=-1)
             codes = pairs.reshape(rows, -1)[:, :columns].astype(np.float32) - 8
+        elif bits == 2:
+            fours = np.stack((packed & 3, packed >> 2 & 3, packed >> 4 & 3, packed >> 6), axis=-1)
+            codes = fours.reshape(rows, -1)[:, :columns].astype(np.float32) - 2
+        elif bits != 8:
+            raise ArtifactError(f"{self.path}: {inputs[1]} has codes of {bits} bits, expected 2, 4 or 8")
         else:
             codes = packed[:, :columns].astype(np.float32) - 128
         scales = self.value(inputs[2]).reshape(rows, -1)
