@@ -25,6 +25,7 @@ from edgeport.lazy import load
 
 NATIVE: Mapping[str, str] = {
     "gguf-q2_k": "edgeport.export.native.gguf_k_quants:Q2_K",
+    "gguf-q2_k_s": "edgeport.export.native.gguf_k_quants:Q2_K_S",
     "gguf-q3_k_s": "edgeport.export.native.gguf_k_quants:Q3_K_S",
     "gguf-q3_k_m": "edgeport.export.native.gguf_k_quants:Q3_K_M",
     "gguf-q3_k_l": "edgeport.export.native.gguf_k_quants:Q3_K_L",
