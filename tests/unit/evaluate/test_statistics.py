@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 
 import numpy as np
 import pytest
 import torch
 
-from edgeport.export.evaluate.statistics import join, log_softmax, score, summarize
+from edgeport.export.evaluate.statistics import Quality, join, log_softmax, score, summarize
+from edgeport.manifest import from_json, to_json
 
 
 def _logits(seed: int, rows: int = 300, vocab: int = 50) -> np.ndarray:
@@ -75,3 +78,46 @@ def test_joined_parts_score_like_the_whole() -> None:
         score(got[at : at + 100], log_base[at : at + 100], targets[at : at + 100]) for at in (0, 100, 200)
     ]
     assert np.array_equal(join(parts).kl, score(got, log_base, targets).kl)
+
+
+def test_right_tokens_are_counted_in_both_models() -> None:
+    base = _logits(1)
+    truth = base.argmax(axis=1)
+    truth[:75] = (truth[:75] + 1) % 50  # the source is wrong on a quarter
+    perfect = np.zeros_like(base)
+    perfect[np.arange(300), truth] = 5
+    quality = _summary(perfect, base, truth)
+    assert (quality.token_accuracy, quality.base_token_accuracy) == (1, 0.75)
+    assert quality.token_accuracy_ratio == pytest.approx(4 / 3) and quality.token_accuracy_error == 0
+    hopeless = _summary(-perfect, base, truth)
+    assert hopeless.token_accuracy == 0 and hopeless.token_accuracy_ratio == 0
+
+
+def test_log_ratio_has_the_covariance_corrected_error_of_llama_cpp() -> None:
+    """llama.cpp adds the variances of the two means and takes off twice their covariance."""
+    base, got = _logits(1), _logits(1) + 0.5 * _logits(2)
+    targets = np.random.default_rng(3).integers(0, 50, 300)
+    quality = _summary(got, base, targets)
+    nll, base_nll = (-log_softmax(item)[np.arange(300), targets] for item in (got, base))
+    covariance = np.cov(nll, base_nll, bias=True) / 299
+    corrected = math.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
+    assert quality.mean_log_ratio == pytest.approx(float(np.mean(nll - base_nll)), rel=1e-4)
+    assert quality.mean_log_ratio_error == pytest.approx(corrected, rel=1e-4)
+    assert quality.correlation == pytest.approx(float(np.corrcoef(nll, base_nll)[0, 1]), rel=1e-4)
+    assert math.log(quality.perplexity_ratio) == pytest.approx(quality.mean_log_ratio)
+    delta = np.exp(-nll) - np.exp(-base_nll)
+    assert quality.mean_delta_p == pytest.approx(float(delta.mean()), rel=1e-3)
+    assert quality.mean_delta_p_error == pytest.approx(float(delta.std() / math.sqrt(299)), rel=1e-3)
+
+
+def test_figures_of_an_older_manifest_are_still_read() -> None:
+    """Before the fields with defaults existed; and a manifest with everything comes back as it was."""
+    quality = _summary(_logits(2), _logits(1), np.zeros(300, dtype=np.int64))
+    document = to_json(quality)
+    assert from_json(Quality, json.loads(json.dumps(document))) == quality
+    young = [item.name for item in dataclasses.fields(Quality) if item.default is None]
+    assert len(young) >= 11
+    old = from_json(Quality, {key: value for key, value in document.items() if key not in young})
+    assert old.perplexity == quality.perplexity and old.token_accuracy is None and old.generation is None
+    with pytest.raises(KeyError, match="perplexity is missing"):
+        from_json(Quality, {key: value for key, value in document.items() if key != "perplexity"})

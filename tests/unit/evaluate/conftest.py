@@ -1,0 +1,8 @@
+"""The hand-made session of these tests is imported by path."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
