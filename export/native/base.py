@@ -31,7 +31,7 @@ class Forecast:
 class NativeFormat(Protocol):
     """One scheme of one container format, e.g. `gguf-q4_k_m`; `base` is the format whose engine opens it, e.g. `gguf`.
 
-    needs_statistics: `write` refuses to work without the statistics of a calibration pass.
+    needs_statistics: an export runs a calibration pass for it. `write` may do without, with worse weights.
     """
 
     @property

@@ -33,10 +33,15 @@ _KINDS: dict[str, Kind] = {"F64": "f32", "F32": "f32", "F16": "f16", "BF16": "bf
 
 @dataclass(frozen=True, slots=True)
 class GgufNative:
-    """One file type of llama.cpp; `label` is its name there, e.g. Q4_K_M. caution: what people should know of it."""
+    """One file type of llama.cpp; `label` is its name there, e.g. Q4_K_M.
+
+    needs_statistics: its search weights errors by importance. useless_without: llama.cpp refuses to do it unweighted.
+    caution: what people should know of the scheme.
+    """
 
     label: str
-    needs_statistics: bool = False
+    needs_statistics: bool = True
+    useless_without: bool = False
     caution: str = ""
 
     @property
@@ -61,19 +66,21 @@ class GgufNative:
     def write(
         self, source: SourceModel, statistics: Path | None, directory: Path, options: WriteOptions
     ) -> Path:
-        """Write `directory`/NAME-LABEL.gguf, and the importance matrix as imatrix.gguf beside it.
+        """Write `directory`/NAME-LABEL.gguf, and the importance matrix it was made with as calibration/imatrix.gguf.
 
         Raises UsageError without the statistics it needs, UnsupportedModel for a tokenizer llama.cpp cannot reproduce,
         RuntimeFailure when llama.cpp refuses.
         """
-        if self.needs_statistics and statistics is None:
+        if self.useless_without and statistics is None:
             raise UsageError(
                 f"{self.name} needs the statistics of a calibration pass: without them its weights are noise",
                 hint="give --calibration, or take gguf-q2_k or gguf-q3_k_s, which work without",
             )
         imatrix = None
-        if statistics is not None:
-            imatrix = directory / IMATRIX_NAME
+        if statistics is not None and self.needs_statistics:
+            # A folder of its own: whoever opens the container's folder looks for the one .gguf in it.
+            imatrix = directory / "calibration" / IMATRIX_NAME
+            imatrix.parent.mkdir()
             write_imatrix(imatrix, read_importance(statistics, source.spec), ImatrixText())
         target = directory / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', options.name)}-{self.label}.gguf"
         # Inside the container's folder: whoever drops a half-built container drops this with it.
@@ -133,7 +140,7 @@ def _lossless(source: SourceModel) -> Recipe:
 
 _TERNARY = "made for models trained with ternary weights (-1, 0, 1 times a scale): any other model is destroyed by it"
 Q2_K = GgufNative("Q2_K")
-Q2_K_S = GgufNative("Q2_K_S", needs_statistics=True)
+Q2_K_S = GgufNative("Q2_K_S", useless_without=True)
 Q3_K_S = GgufNative("Q3_K_S")
 Q3_K_M = GgufNative("Q3_K_M")
 Q3_K_L = GgufNative("Q3_K_L")
@@ -145,6 +152,6 @@ Q4_K_M = GgufNative("Q4_K_M")
 Q5_K_S = GgufNative("Q5_K_S")
 Q5_K_M = GgufNative("Q5_K_M")
 Q6_K = GgufNative("Q6_K")
-Q8_0 = GgufNative("Q8_0")
-TQ1_0 = GgufNative("TQ1_0", caution=_TERNARY)
-TQ2_0 = GgufNative("TQ2_0", caution=_TERNARY)
+Q8_0 = GgufNative("Q8_0", needs_statistics=False)
+TQ1_0 = GgufNative("TQ1_0", needs_statistics=False, caution=_TERNARY)
+TQ2_0 = GgufNative("TQ2_0", needs_statistics=False, caution=_TERNARY)

@@ -3,7 +3,7 @@
 How an export uses one (the folder of the container and its entry in the manifest have the native name):
 
     native = get_native("gguf-q4_k_m")
-    native.reasons_against(source), native.forecast(source.spec)        # before anything runs
+    native.reasons_against(source), native.forecast(source.spec)        # before anything runs; exact with statistics
     entry = native.write(source, statistics, folder, options)           # folder: artifact / "gguf-q4_k_m", empty
     identity = native_identity(native.name, entry, source, artifact, progress)   # edgeport.export.verify.native
     ContainerEntry(format=native.name, ..., weights_id=identity.weights_id)

@@ -12,9 +12,9 @@ from typing import Any
 from edgeport.devices.probe import read_host
 from edgeport.errors import ArtifactError, EdgeportError
 from edgeport.export.checkpoint import weights_id
-from edgeport.export.verify.golden import read_golden
+from edgeport.export.verify.golden import golden_name, read_golden
 from edgeport.export.verify.tokens import check_tokens
-from edgeport.manifest import ContainerEntry, Manifest, file_entry, read_manifest
+from edgeport.manifest import ContainerEntry, Manifest, base_format, file_entry, is_native, read_manifest
 from edgeport.progress import Progress
 from edgeport.runtimes.isolation import run_isolated
 from edgeport.units import format_bytes
@@ -60,8 +60,10 @@ def verify_artifact(directory: Path, *, formats: Sequence[str] = (), progress: P
     if not manifest.containers:
         raise ArtifactError(f"the manifest in {directory} lists no container", hint="export the model again")
     entries = [manifest.container(name) for name in formats] if formats else list(manifest.containers)
-    checks = [_guarded("artifact", "digests", lambda: _check_index(directory, manifest))]
-    expected = _read_digests(directory) if checks[0].passed else {}
+    checks, expected = [], {}
+    if any(not is_native(entry.format) for entry in manifest.containers):
+        checks = [_guarded("artifact", "digests", lambda: _check_index(directory, manifest))]
+        expected = _read_digests(directory / WEIGHTS_NAME) if checks[0].passed else {}
     lacking_bytes = exact_mode_lacks_bytes(manifest.model.parameters)
     for entry in entries:
         with progress.stage(f"verify {entry.format}", total=5) as stage:
@@ -80,8 +82,10 @@ def _container_checks(
     agreement = functools.cache(functools.partial(_agreement, directory, entry.format, path, modes))
     return {
         "files": lambda: _check_files(directory, entry),
-        "weights": lambda: _check_weights(entry, path, expected),
-        "tokens": lambda: check_tokens(entry.format, path, read_golden(directory).texts),
+        "weights": lambda: _check_weights(entry, path, _expected(directory, entry, expected)),
+        "tokens": lambda: check_tokens(
+            base_format(entry.format), path, read_golden(directory, golden_name(entry.format)).texts
+        ),
         "logits": lambda: _not_run(lacking_bytes) if lacking_bytes else _check_logits(agreement()["exact"]),
         "shipped": lambda: _check_shipped(agreement()["shipped"]),
     }
@@ -96,7 +100,7 @@ def _guarded(container: str, name: str, check: Callable[[], str]) -> Check:
 
 
 def _check_index(directory: Path, manifest: Manifest) -> str:
-    digests = _read_digests(directory)
+    digests = _read_digests(directory / WEIGHTS_NAME)
     found = weights_id(digests)
     if found != manifest.weights_id:
         raise ArtifactError(
@@ -106,8 +110,16 @@ def _check_index(directory: Path, manifest: Manifest) -> str:
     return f"weights_id {found[:16]}, {len(digests)} tensors"
 
 
-def _read_digests(directory: Path) -> dict[str, str]:
-    path = directory / WEIGHTS_NAME
+def weights_name(format_name: str) -> str:
+    """The file of digests: one for all portable containers, one for each container with a scheme of its own."""
+    return f"weights-{format_name}.json" if is_native(format_name) else WEIGHTS_NAME
+
+
+def _expected(directory: Path, entry: ContainerEntry, portable: Mapping[str, str]) -> Mapping[str, str]:
+    return _read_digests(directory / weights_name(entry.format)) if is_native(entry.format) else portable
+
+
+def _read_digests(path: Path) -> dict[str, str]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         return {str(name): str(digest) for name, digest in document.items()}

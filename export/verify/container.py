@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+import numpy.typing as npt
+
 from edgeport.errors import ArtifactError
 from edgeport.export.checkpoint import tensor_digest
-from edgeport.export.verify.golden import DECODE_TOKENS, Agreement, Golden, compare, read_golden
+from edgeport.export.verify.golden import DECODE_TOKENS, Agreement, Golden, compare, golden_name, read_golden
 from edgeport.lazy import load
+from edgeport.manifest import base_format
 from edgeport.runtimes.engines import ENGINES
 from edgeport.runtimes.session import Session, SessionOptions
 
@@ -23,10 +28,16 @@ READERS: dict[str, str] = {
 """Independent readers: entry point -> (Hugging Face name, float32 values), one tensor at a time."""
 
 
+def read_weights(base: str, entry_point: Path) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    """Every weight of a container of format `base`, by its independent reader."""
+    reader = load(READERS[base], extra="export")
+    return cast("Iterator[tuple[str, npt.NDArray[np.float32]]]", reader(entry_point))
+
+
 def weight_digests(format_name: str, entry_point: str) -> dict[str, str]:
     """Digest of every weight read back from a container. Raises ArtifactError for a name that comes twice."""
     digests: dict[str, str] = {}
-    for name, values in load(READERS[format_name], extra="export")(Path(entry_point)):
+    for name, values in read_weights(base_format(format_name), Path(entry_point)):
         if name in digests:
             raise ArtifactError(f"{entry_point} holds {name} twice")
         digests[name] = tensor_digest(values)
@@ -39,7 +50,7 @@ def engine_agreement(format_name: str, entry_point: str, artifact: str, modes: l
     llama.cpp always quantizes activations for quantized weights, so its exact mode is the same file with every tensor
     dequantized to float32: the bits are proven by the digests, and this proves the metadata and the graph.
     """
-    golden = read_golden(Path(artifact))
+    golden = read_golden(Path(artifact), golden_name(format_name))
     return {
         mode: asdict(_agreement(format_name, Path(entry_point), golden, exact=mode == "exact"))
         for mode in modes
@@ -48,9 +59,10 @@ def engine_agreement(format_name: str, entry_point: str, artifact: str, modes: l
 
 def _agreement(format_name: str, path: Path, golden: Golden, *, exact: bool) -> Agreement:
     context_length = len(golden.prompt) + DECODE_TOKENS
-    engine = ENGINES[format_name]
+    base = base_format(format_name)
+    engine = ENGINES[base]
     with tempfile.TemporaryDirectory(prefix="edgeport-exact-") as folder:
-        if format_name == "gguf" and exact:
+        if base == "gguf" and exact:
             copy = Path(folder) / "float32.gguf"
             load("edgeport.export.verify.read_gguf:dequantized_copy")(path, copy)
             path = copy

@@ -15,7 +15,7 @@ import numpy as np
 from edgeport.errors import ArtifactError
 from edgeport.export.verify.tokens import TokenizedText, golden_texts
 from edgeport.lazy import missing_extra
-from edgeport.manifest import to_json
+from edgeport.manifest import is_native, to_json
 from edgeport.runtimes.reference import ReferenceSession
 from edgeport.runtimes.session import Logits, Session, SessionOptions
 
@@ -62,7 +62,7 @@ class Agreement:
 
 
 def compute_golden(container: Path) -> Golden:
-    """Run the reference over the packed safetensors in folder `container`, which holds the tokenizer as well."""
+    """Run the reference over the safetensors in folder `container`, which holds the tokenizer as well."""
     prompt = _encode_prompt(container)
     session = ReferenceSession(container, SessionOptions(context_length=len(prompt)), keep_weights=False)
     try:
@@ -100,12 +100,17 @@ def compare(session: Session, golden: Golden) -> Agreement:
     return Agreement(error, same, _continue(session, int(rows[-1].argmax())))
 
 
-def write_golden(golden: Golden, directory: Path) -> None:
-    (directory / GOLDEN_NAME).write_text(json.dumps(to_json(golden)) + "\n", encoding="utf-8")
+def golden_name(format_name: str) -> str:
+    """The portable containers share golden.json; a container with a scheme of its own has answers of its own."""
+    return f"golden-{format_name}.json" if is_native(format_name) else GOLDEN_NAME
 
 
-def read_golden(directory: Path) -> Golden:
-    path = directory / GOLDEN_NAME
+def write_golden(golden: Golden, directory: Path, name: str = GOLDEN_NAME) -> None:
+    (directory / name).write_text(json.dumps(to_json(golden)) + "\n", encoding="utf-8")
+
+
+def read_golden(directory: Path, name: str = GOLDEN_NAME) -> Golden:
+    path = directory / name
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         return Golden(
