@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from edgeport.errors import UsageError
+from edgeport.manifest import base_format
 from edgeport.runtimes.engines import ENGINES, Engine
 
 _TORCH = "edgeport.export.evaluate.torch_session:open_session"
@@ -39,7 +40,7 @@ EXPORT_ENGINES: Mapping[str, Engine] = MappingProxyType(
 
 def engine_for(format_name: str) -> Engine:
     """The engine of a container's format, portable or native. Raises UsageError naming the formats there are."""
-    engine = EXPORT_ENGINES.get(format_name) or EXPORT_ENGINES.get(format_name.partition("-")[0])
+    engine = EXPORT_ENGINES.get(base_format(format_name))
     if engine is None:
         raise UsageError(
             f"no engine for the format {format_name!r}",

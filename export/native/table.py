@@ -40,6 +40,8 @@ NATIVE: Mapping[str, str] = {
     "gguf-q8_0": "edgeport.export.native.gguf_k_quants:Q8_0",
     "gguf-tq1_0": "edgeport.export.native.gguf_k_quants:TQ1_0",
     "gguf-tq2_0": "edgeport.export.native.gguf_k_quants:TQ2_0",
+    "bitsandbytes-nf4": "edgeport.export.native.bitsandbytes:NF4",
+    "bitsandbytes-int8": "edgeport.export.native.bitsandbytes:INT8",
 }
 
 

@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from edgeport.errors import ArtifactError
 from edgeport.export.checkpoint import tensor_digest
+from edgeport.export.evaluate.engines import engine_for
 from edgeport.export.verify.golden import DECODE_TOKENS, Agreement, Golden, compare, golden_name, read_golden
 from edgeport.lazy import load
 from edgeport.manifest import base_format
-from edgeport.runtimes.engines import ENGINES
 from edgeport.runtimes.session import Session, SessionOptions
 
 READERS: dict[str, str] = {
@@ -24,6 +24,7 @@ READERS: dict[str, str] = {
     "onnx": "edgeport.export.verify.read_onnx:read_weights",
     "openvino": "edgeport.export.verify.read_openvino:read_weights",
     "safetensors": "edgeport.export.verify.read_safetensors:read_weights",
+    "bitsandbytes": "edgeport.export.verify.read_bitsandbytes:read_weights",
 }
 """Independent readers: entry point -> (Hugging Face name, float32 values), one tensor at a time."""
 
@@ -60,7 +61,7 @@ def engine_agreement(format_name: str, entry_point: str, artifact: str, modes: l
 def _agreement(format_name: str, path: Path, golden: Golden, *, exact: bool) -> Agreement:
     context_length = len(golden.prompt) + DECODE_TOKENS
     base = base_format(format_name)
-    engine = ENGINES[base]
+    engine = engine_for(base)
     with tempfile.TemporaryDirectory(prefix="edgeport-exact-") as folder:
         if base == "gguf" and exact:
             copy = Path(folder) / "float32.gguf"

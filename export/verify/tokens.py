@@ -28,6 +28,7 @@ TOKENIZERS: dict[str, str] = {
     "onnx": "edgeport.export.verify.tokens:json_tokens",
     "openvino": "edgeport.export.verify.tokens:openvino_tokens",
     "safetensors": "edgeport.export.verify.tokens:transformers_tokens",
+    "bitsandbytes": "edgeport.export.verify.tokens:transformers_tokens",
     "onnxruntime-genai": "edgeport.export.verify.tokens:genai_tokens",
 }
 _SHOWN_CHARACTERS = 60
