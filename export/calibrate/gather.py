@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,18 +18,20 @@ _HESSIAN_PIECE = 512
 
 
 class Gatherer:
-    """Running sums for one input of `in_features`; `hessian` says whether x x^T is wanted too."""
+    """Running sums for one input of `in_features`; `hessian` and `cross` say whether the products are wanted too."""
 
-    def __init__(self, name: str, in_features: int, *, hessian: bool) -> None:
+    def __init__(self, name: str, in_features: int, *, hessian: bool, cross: bool = False) -> None:
         import torch
 
         self.name, self.tokens = name, 0
         self._square = torch.zeros(in_features, dtype=torch.float64)
         self._magnitude = torch.zeros(in_features, dtype=torch.float64)
         self._product = torch.zeros((in_features, in_features)) if hessian else None
+        self._cross = torch.zeros((in_features, in_features)) if cross else None
 
-    def add(self, inputs: torch.Tensor) -> None:
-        """inputs [..., in_features] float32. Raises UnsupportedModel when they are not finite."""
+    def add(self, inputs: torch.Tensor, undisturbed: torch.Tensor | None = None) -> None:
+        """inputs [..., in_features] float32, and what they would be without quantization where the cross product is
+        wanted. Raises UnsupportedModel when they are not finite."""
         vectors = inputs.reshape(-1, inputs.shape[-1])
         square = (vectors * vectors).sum(dim=0).double()
         if not bool(square.isfinite().all()):
@@ -44,6 +46,8 @@ class Gatherer:
             for start in range(0, vectors.shape[1], _HESSIAN_PIECE):
                 piece = slice(start, start + _HESSIAN_PIECE)
                 self._product[piece, start:] += vectors[:, piece].T @ vectors[:, start:]
+        if self._cross is not None and undisturbed is not None:
+            self._cross += undisturbed.reshape(vectors.shape).T @ vectors
 
     def statistics(self) -> InputStatistics:
         """Averages over everything added; the sums are not to be used afterwards."""
@@ -57,6 +61,7 @@ class Gatherer:
             (self._square / count).float().numpy(),
             (self._magnitude / count).float().numpy(),
             hessian,
+            None if self._cross is None else self._cross.div_(count).numpy(),
         )
 
 
@@ -75,36 +80,35 @@ class _Seen(Exception):
 
 
 class InputTap:
-    """Feeds the inputs of some linears of a decoder layer to their gatherers while the layer runs.
+    """Keeps the inputs of some linears of a decoder layer while the layer runs.
 
-    `last` names the module after whose input nothing more is wanted; the forward pass ends there.
+    The last of `modules` is the one after whose input nothing more is wanted; the forward pass ends there.
     """
 
-    def __init__(self, module: Any, gatherers: Mapping[str, Gatherer], *, last: str | None) -> None:
-        self._module, self._gatherers, self._last = module, gatherers, last
-        self._handles: list[Any] = []
+    def __init__(self, module: Any, modules: Sequence[str]) -> None:
+        self._module, self._modules = module, modules
+        self._seen: dict[str, torch.Tensor] = {}
 
-    def __enter__(self) -> InputTap:
-        for name, gatherer in self._gatherers.items():
-            linear = self._module.get_submodule(name)
-            self._handles.append(linear.register_forward_pre_hook(self._hook(gatherer, name == self._last)))
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def _hook(self, gatherer: Gatherer, ends: bool) -> Any:
-        def see(_module: Any, arguments: Sequence[Any]) -> None:
-            gatherer.add(arguments[0])
-            if ends:
-                raise _Seen
-
-        return see
-
-    def run(self, forward: Any) -> None:
-        """Call `forward()` up to the last tapped module."""
+    def inputs(self, forward: Callable[[], object]) -> dict[str, torch.Tensor]:
+        """What each tapped linear got in one call of `forward`, [batch, n_ctx, in_features] by module name."""
+        self._seen = {}
+        handles = [
+            self._module.get_submodule(name).register_forward_pre_hook(self._hook(name))
+            for name in self._modules
+        ]
         try:
             forward()
         except _Seen:
-            return
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+        return self._seen
+
+    def _hook(self, name: str) -> Any:
+        def see(_module: Any, arguments: Sequence[Any]) -> None:
+            self._seen[name] = arguments[0]
+            if name == self._modules[-1]:
+                raise _Seen
+
+        return see

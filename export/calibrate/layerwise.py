@@ -7,6 +7,7 @@ tells what each layer is called with (masks, rotary tables); after that layers r
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -51,7 +52,6 @@ class LayerwiseModel:
         self._inner = inner
         self._modules = list(inner.layers)
         self._calls = _record_calls(torch, inner, config, n_ctx)
-        self._norm_eps_module = inner.norm
 
     def embed(self, tokens: npt.NDArray[np.int64], replaced: Weights | None = None) -> torch.Tensor:
         """tokens [batch, n_ctx] -> hidden states [batch, n_ctx, hidden_size] float32."""
@@ -61,11 +61,11 @@ class LayerwiseModel:
 
     @contextmanager
     def layer(self, index: int, replaced: Weights | None = None) -> Iterator[torch.nn.Module]:
-        """Decoder layer `index` with its weights in memory; they are dropped when the block ends.
+        """Decoder layer `index` with its weights in memory; a layer may be open twice, with different weights.
 
         Linears are found as `module.get_submodule("self_attn.q_proj")`; write through `set_weight` in between.
         """
-        module = self._modules[index]
+        module = copy.deepcopy(self._modules[index])  # on the meta device: no weights are copied
         prefix = f"model.layers.{index}."
         state = {}
         for item in self.source.spec.layer_tensors(index):
@@ -75,10 +75,7 @@ class LayerwiseModel:
                 self.source.weights.release(item.name)
             state[item.name.removeprefix(prefix)] = self._torch.from_numpy(np.ascontiguousarray(values))
         module.load_state_dict(state, assign=True)
-        try:
-            yield module
-        finally:
-            module.to_empty(device="meta")
+        yield module
 
     def run(self, index: int, module: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
         """One layer over hidden states [batch, n_ctx, hidden_size]; n_ctx as given to the constructor."""

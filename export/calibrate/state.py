@@ -2,7 +2,7 @@
 
 A folder with
     pass.json               fingerprint of everything the result depends on, and the number of layers done
-    hidden-NNNN.npy         float32 [windows, n_ctx, hidden_size] before layer NNNN, the next to run
+    hidden-NNNN.npy         float32 [streams, windows, n_ctx, hidden_size] before layer NNNN, the next to run
     layer-NNNN.safetensors  what the pass keeps of layer NNNN
 Files get their names by a rename when they are whole and pass.json is replaced last, so a kill at any moment costs one
 layer, and the activations a resumed pass reads are the very bytes the first one wrote.
@@ -41,7 +41,7 @@ class PassState:
             self.layers_done = int(document["layers_done"])
 
     def hidden(self) -> npt.NDArray[np.float32]:
-        """[windows, n_ctx, hidden_size] before the next layer, memory-mapped."""
+        """[streams, windows, n_ctx, hidden_size] before the next layer, memory-mapped."""
         values: npt.NDArray[np.float32] = np.load(self._hidden_path(self.layers_done), mmap_mode="r")
         return values
 

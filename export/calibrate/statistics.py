@@ -17,9 +17,12 @@ class InputStatistics:
     second_moment: mean of x**2, [in_features]: llama.cpp's imatrix, and the diagonal of the Hessian.
     mean_magnitude: mean of |x|, [in_features]: AWQ's channel magnitude.
     hessian: mean of x x^T, [in_features, in_features] float32, or None where no method asked for it.
+    cross: mean of f x^T, where f is what the input would be without any quantization before it, or None. With it a solver
+    can aim at what the float model computes instead of at what the float weight makes of a disturbed input.
     """
 
     tokens: int
     second_moment: Floats
     mean_magnitude: Floats
     hessian: Floats | None = None
+    cross: Floats | None = None

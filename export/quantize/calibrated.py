@@ -59,7 +59,7 @@ class CalibratedQuantizer:
                 model = LayerwiseModel(self.source, n_ctx=self.text.windows.shape[1], threads=self.threads)
                 if state.layers_done < 0:
                     self._embed(model, state)
-                run_layers(model, self.text, state, self._solve_layer, stage)
+                run_layers(model, state, self._solve_layer, stage)
                 if state.layers_done == spec.layers:
                     self._finish(model, state)
         merge_statistics(state, self.work)
@@ -86,7 +86,8 @@ class CalibratedQuantizer:
         item = next(item for item in self.source.spec.tensors() if item.name == EMBEDDING)
         result = self._quantize(item, self.source.tensor(EMBEDDING), None)
         table = _dequantized(item, self.recipe, result)
-        embed_windows(model, self.text, state, packed_arrays(item.name, result), table)
+        tables = [{EMBEDDING: table}, {}] if self._entry.corrects else [{EMBEDDING: table}]
+        embed_windows(model, self.text, state, packed_arrays(item.name, result), tables)
 
     def _solve_layer(self, view: LayerView) -> Arrays:
         """Quantize the linears of a layer in the order of computation, leaving the quantized values in the module."""
@@ -137,7 +138,7 @@ class CalibratedQuantizer:
         )
         if not spec.tied_embeddings:
             gatherer = Gatherer(HEAD, spec.hidden_size, hessian=self._entry.needs == "hessian")
-            for window in state.hidden():
+            for window in state.hidden()[0]:
                 gatherer.add(model.final_norm(torch.from_numpy(np.array(window))))
             statistics = gatherer.statistics()
             keep.update(statistics_arrays({HEAD: statistics}))

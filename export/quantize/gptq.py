@@ -58,8 +58,13 @@ def _prepare(statistics: InputStatistics | None, *, weights: Floats | None) -> R
     if statistics is None or statistics.hessian is None:
         return lambda values, scheme: rtn.solve_weighted(values, scheme, weights)
     feedback = error_feedback(statistics.hessian)
+    correction = None
+    if statistics.cross is not None:
+        correction = target_correction(statistics.hessian, statistics.cross, feedback.damping)
 
     def solve(values: Floats, scheme: TensorScheme) -> SolvedRows:
+        if correction is not None:
+            values = values + values @ correction
         scales = rtn.search_scales(values, scheme, weights)
         codes = round_with_feedback(values, scales, scheme, feedback)
         return SolvedRows(codes, scales.astype(np.float16))
@@ -101,6 +106,21 @@ def error_feedback(hessian: Floats) -> ErrorFeedback:
         f"{damping / 10:g} times its mean diagonal added",
         hint="calibrate on more text with --calibration-tokens, or use --solver imatrix",
     )
+
+
+def target_correction(hessian: Floats, cross: Floats, damping: float) -> Floats:
+    """M of the weight W + W M that does on the disturbed input x what W does on the undisturbed input f.
+
+    The least-squares weight for E|W f - V x|^2 is V = W E[f x^T] E[x x^T]^-1 (asymmetric calibration, arXiv:2504.02692), so
+    M = (E[f x^T] - H) H^-1; rounding V under H then minimises the same error. The damping pulls V back to W.
+    """
+    import torch
+
+    matrix = torch.from_numpy(hessian.astype(np.float64))
+    matrix.diagonal().add_(max(damping * float(matrix.diagonal().mean()), 1e-30))
+    difference = torch.from_numpy((cross - hessian).astype(np.float64))
+    solved: Floats = torch.linalg.solve(matrix, difference.T).T.to(torch.float32).numpy()
+    return solved
 
 
 def round_with_feedback(

@@ -16,12 +16,14 @@ Needs = Literal["nothing", "second_moment", "hessian"]
 @dataclass(frozen=True, slots=True)
 class SolverEntry:
     """needs: what the calibration pass must gather. folds: AWQ scales are folded into the layer before it solves.
+    corrects: a float stream runs beside the quantized one, so that each layer makes good what the ones before it did.
     learns: distillation of scales and codes follows."""
 
     target: str
     needs: Needs
     description: str
     folds: bool = False
+    corrects: bool = False
     learns: bool = False
 
 
@@ -58,10 +60,17 @@ SOLVERS: Mapping[str, SolverEntry] = {
         "awq's folding, then gptq+imatrix",
         folds=True,
     ),
-    "learned": SolverEntry(
-        "edgeport.export.quantize.gptq:prepare_weighted",
+    "gptaq": SolverEntry(
+        "edgeport.export.quantize.gptq:prepare",
         "hessian",
-        "gptq+imatrix, then codes and scales distilled on the source model's own answers; slow",
+        "gptq aimed at what the float model computes: each layer also makes good the errors before it",
+        corrects=True,
+    ),
+    "learned": SolverEntry(
+        "edgeport.export.quantize.gptq:prepare",
+        "hessian",
+        "gptaq, then codes and scales distilled on the source model's own answers; slow",
+        corrects=True,
         learns=True,
     ),
 }
