@@ -109,7 +109,7 @@ class EdgeportModel(TemplateLM):  # type: ignore[misc]  # the harness is not typ
             windows = get_rolling_token_windows(
                 token_list=self.tok_encode(text, add_special_tokens=False),
                 prefix_token=self.prefix_token_id,
-                max_seq_len=self.max_length - 1,
+                max_seq_len=self.max_length,
                 context_len=1,
             )
             total = sum(

@@ -39,6 +39,15 @@ def artifact(tiny_llama_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return out
 
 
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    words = ["return", "if", "for"]
+    lines = [{"prompt": f"def f{n}(x):\n    ", "choices": words, "answer": n % 3} for n in range(12)]
+    path = tmp_path_factory.mktemp("task") / "words.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
 def _eval(
     artifact: Path, text: Path, capsys: pytest.CaptureFixture[str], *extra: str
 ) -> dict[str, dict[str, float]]:
@@ -79,9 +88,55 @@ def test_bf16_evaluates_like_transformers(
     assert json.loads((artifact / "manifest.json").read_text())["quality"]["onnx"] == results["onnx"]
 
 
-def test_damaged_weights_show(
+def test_bf16_writes_and_chooses_like_its_source(
+    artifact: Path, text: Path, task: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = _eval(artifact, text, capsys, "--task", str(task), "--new-tokens", "40")
+    for name in ("onnx", "safetensors"):
+        generation, choices = results[name]["generation"], results[name]["classification"]
+        assert generation["prompts"] == CHUNKS and generation["new_tokens"] == 40
+        # bf16 weights are exact in float32: only the order of sums differs, and no tie of this model is that near
+        assert generation["never_diverged"] == 1 and generation["loops"] == generation["source_loops"]
+        assert len(generation["samples"]) == 3
+        assert generation["samples"][0]["container"] == generation["samples"][0]["source"] != ""
+        assert choices["agreement"] == 1 and choices["macro_f1"] == choices["source_macro_f1"]
+        assert results[name]["token_accuracy"] == pytest.approx(
+            results[name]["base_token_accuracy"], abs=0.02
+        )
+
+
+def test_parts_can_be_left_out_and_prompts_be_given(
     artifact: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    result = _eval(artifact, text, capsys, "--format", "onnx", "--no-generation")["onnx"]
+    assert result["generation"] is None and result["classification"] is None
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("def add(a, b):\nimport os\n", encoding="utf-8")
+    extra = ("--format", "onnx", "--prompts", str(prompts), "--samples", "1")
+    generation = _eval(artifact, text, capsys, *extra)["onnx"]["generation"]
+    assert generation["prompts"] == 2 and [item["prompt"] for item in generation["samples"]] == [
+        "def add(a, b):"
+    ]
+    arguments = ["--text", str(text), "--n-ctx", "64", "--new-tokens", "256", "--quiet"]
+    assert main(["eval", str(artifact), *arguments]) == 2
+    assert "256 new tokens are outside 1 .. 255" in capsys.readouterr().err
+
+
+def test_the_table_shows_every_part(
+    artifact: Path, text: Path, task: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    arguments = ["--text", str(text), "--n-ctx", str(N_CTX), "--chunks", "4", "--format", "onnx", "--quiet"]
+    assert main(["eval", str(artifact), *arguments, "--task", str(task)]) == 0
+    out = capsys.readouterr().out
+    for words in ("right token", "words", "macro F1", "ends in a loop", "sample 1", "  source:", "  onnx:"):
+        assert words in out, f"{words!r} is not in\n{out}"
+
+
+def test_damaged_weights_show(
+    artifact: Path, text: Path, task: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every figure says no: two quarters of the weights have changed places."""
     damaged = tmp_path / "damaged"
     shutil.copytree(artifact, damaged)
     data = damaged / "onnx" / "model.onnx.data"
@@ -92,9 +147,11 @@ def test_damaged_weights_show(
         content[quarter : 2 * quarter],
     )
     data.write_bytes(content)
-    results = _eval(damaged, text, capsys, "--format", "onnx")
-    assert results["onnx"]["mean_kl_divergence"] > 0.05
-    assert results["onnx"]["same_top1"] < 0.9
+    result = _eval(damaged, text, capsys, "--format", "onnx", "--task", str(task))["onnx"]
+    assert result["mean_kl_divergence"] > 0.05 and result["same_top1"] < 0.9
+    assert result["correlation"] < 0.99 and result["mean_log_ratio"] != 0
+    assert result["generation"]["never_diverged"] < 0.5
+    assert result["generation"]["median_first_divergence"] < 20
 
 
 def test_another_source_is_refused(
