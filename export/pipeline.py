@@ -1,195 +1,194 @@
-"""Run a plan: quantize once, pack each container, prove them all, publish by one rename."""
+"""Run a plan: build, prove, judge, climb the ladder when the gate says no, publish by one rename."""
 
 from __future__ import annotations
 
-import datetime
-import functools
-import importlib.metadata
+import hashlib
 import json
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from edgeport import __version__
-from edgeport.errors import GateFailure
-from edgeport.export.checkpoint import Checkpoint
-from edgeport.export.formats.base import WriteOptions
-from edgeport.export.formats.table import get_format
-from edgeport.export.quantize.run import quantize
-from edgeport.export.request import ExportPlan
+from edgeport.errors import DoesNotFit, GateFailure, MissingExtra, UsageError
+from edgeport.export.build import Built, Workshop, build, rung_key, tool_versions
+from edgeport.export.gate.ladder import Rung, Step, skipped, step_of
+from edgeport.export.gate.lines import mendable
+from edgeport.export.gate.path import path_text
+from edgeport.export.gate.run import GateReport
+from edgeport.export.judge import Judge
+from edgeport.export.request import ExportPlan, replan
 from edgeport.export.staging import Staging
-from edgeport.export.verify.artifact import WEIGHTS_NAME, Verification, verify_artifact
-from edgeport.export.verify.golden import compute_golden, write_golden
-from edgeport.manifest import ContainerEntry, Manifest, file_entry, write_manifest
+from edgeport.export.timing import Clock
+from edgeport.export.verify.artifact import Verification
+from edgeport.manifest import Manifest, read_manifest, to_json, write_manifest
 from edgeport.progress import Progress
 
-Result = TypeVar("Result")
+__all__ = ["ExportResult", "run", "tool_versions"]
 
-TOOLS = (
-    "numpy", "ml_dtypes", "gguf", "onnx", "onnxruntime", "openvino", "openvino-tokenizers", "llama-cpp-python",
-    "tokenizers", "safetensors", "compressed-tensors", "transformers", "torch",
-)  # fmt: skip
+Tell = Callable[[str], None]
+AS_ASKED = "as asked"
 
 
 @dataclass(frozen=True, slots=True)
 class ExportResult:
+    """report: None when the export was not judged. path: what the ladder tried, the last step is what was published."""
+
     manifest: Manifest
     verification: Verification
     directory: Path
+    report: GateReport | None = None
+    path: tuple[Step, ...] = ()
 
 
-def run(plan: ExportPlan, *, progress: Progress) -> ExportResult:
-    """Build the artifact and rename it to `plan.request.out`.
+def run(plan: ExportPlan, *, progress: Progress, tell: Tell | None = None) -> ExportResult:
+    """Build the artifact and rename it to `plan.request.out`; `tell` hears of each step of the ladder.
 
-    Raises GateFailure when a container does not verify: it is kept beside the output as `OUT.rejected`. Without
-    verification (`plan.request.verify` false) the manifest says so of every container.
+    Raises GateFailure when a container does not verify, or when the gate says no to the recipe and to every rung of the
+    ladder: the last attempt is kept beside the output as `OUT.rejected`. Without verification (`plan.request.verify`
+    false) the manifest says so of every container, and nothing is judged.
     """
-    seconds: dict[str, float] = {}
     with Staging(plan.request.out, resume=plan.request.resume) as staging:
-        checkpoint = _quantize(plan, staging, seconds, progress)
-        containers = _pack(plan, checkpoint, staging, seconds, progress)
-        _write_index(checkpoint, staging.final)
-        write_golden(
-            _timed(seconds, "golden", lambda: compute_golden(containers["safetensors"])), staging.final
-        )
-        manifest = _manifest(plan, checkpoint, staging.final, seconds)
-        write_manifest(manifest, staging.final)
-        verification = _timed(seconds, "verify", functools.partial(_verify, plan, staging.final, progress))
-        manifest = _with_verdict(manifest, verification, seconds)
-        write_manifest(manifest, staging.final)
-        if plan.request.verify and not verification.passed:
-            _reject(staging, verification)
+        shop = Workshop(staging, progress)
+        result = _Climb(plan, shop, tell or (lambda text: None)).run()
         staging.publish()
-    return ExportResult(manifest, verification, plan.request.out)
+    return result
 
 
-def _verify(plan: ExportPlan, directory: Path, progress: Progress) -> Verification:
-    return verify_artifact(directory, progress=progress) if plan.request.verify else Verification(())
+class _Climb:
+    """One export from the recipe that was asked for to the rung that passes. `path` is what happened so far."""
+
+    def __init__(self, plan: ExportPlan, shop: Workshop, tell: Tell) -> None:
+        self._plan = plan
+        self._shop = shop
+        self._tell = tell
+        self._judge = Judge(plan, shop)
+        self._memory = _Memory(shop.staging.directory / "ladder.json")
+        self._path: list[Step] = []
+
+    def run(self) -> ExportResult:
+        for rung in (Rung(AS_ASKED, self._plan.recipe, self._plan.mix), *self._plan.ladder):
+            result, goes_on = self._try(rung)
+            if result is not None:
+                return result
+            if not goes_on:
+                break
+        raise self._failure()
+
+    def _try(self, rung: Rung) -> tuple[ExportResult | None, bool]:
+        """The finished export, or whether a further rung may help."""
+        try:
+            plan = self._plan if rung.name == AS_ASKED else replan(self._plan, rung)
+            key = {**rung_key(plan), **self._judge.key()}
+            known = self._memory.failed(key)
+            if known is not None:
+                return None, self._note(known)
+            started = time.perf_counter()
+            shop = replace(self._shop, clock=Clock())
+            built = build(plan, shop)
+        except (UsageError, DoesNotFit, MissingExtra) as error:
+            if rung.name == AS_ASKED:
+                raise
+            return None, self._note(skipped(rung, error.message))
+        _require_verified(built, self._shop.staging, shop.clock)
+        if not plan.judged:
+            manifest = _finished(built, shop.staging.final, shop.clock, {})
+            write_manifest(manifest, shop.staging.final)
+            return ExportResult(manifest, built.verification, plan.request.out), False
+        with shop.clock.timed("gate"):
+            report = self._judge.report(built)
+        step = step_of(
+            replace(rung, recipe=built.plan.recipe),
+            report,
+            bits_per_weight=built.plan.facts.bits_per_weight,
+            size_bytes=max(entry.size_bytes for entry in built.manifest.containers),
+            seconds=time.perf_counter() - started,
+        )
+        self._note(step)
+        manifest = _finished(built, shop.staging.final, shop.clock, self._judge.document(report, self._path))
+        write_manifest(manifest, shop.staging.final)
+        if report.verdict != "fail":
+            path = tuple(self._path)
+            return ExportResult(manifest, built.verification, plan.request.out, report, path), False
+        self._memory.remember(key, step)
+        return None, mendable(report.lines)
+
+    def _note(self, step: Step) -> bool:
+        self._path.append(step)
+        if self._plan.ladder or step.verdict != "pass":
+            self._tell(path_text([step], header=len(self._path) == 1))
+        return True
+
+    def _failure(self) -> GateFailure:
+        aside = self._shop.staging.reject()
+        tried = [step for step in self._path if step.verdict == "fail"]
+        told = "; ".join(tried[-1].failed[:3]) if tried else "nothing was tried"
+        more = len(tried[-1].failed) - 3 if tried else 0
+        extra = f"; and {more} more" if more > 0 else ""
+        climbed = f" on any of {len(self._path)} rungs" if len(self._path) > 1 else ""
+        return GateFailure(
+            f"the gate says no{climbed}: {told}{extra}\n{path_text(self._path)}",
+            hint=f"the last attempt is kept in {aside}; nothing was published. "
+            "Allow more with --max-loss, or more room with --target-memory or another --device",
+        )
 
 
-def _quantize(
-    plan: ExportPlan, staging: Staging, seconds: dict[str, float], progress: Progress
-) -> Checkpoint:
-    directory = staging.directory / "checkpoint"
-    key = _checkpoint_key(plan)
+class _Memory:
+    """Rungs that failed before a kill, so that a resumed export does not try them again."""
 
-    def build(folder: Path) -> None:
-        quantize(plan.source, plan.recipe, folder, threads=plan.threads, progress=progress)
+    def __init__(self, path: Path) -> None:
+        self._file = path
 
-    _timed(seconds, "quantize", lambda: staging.stage(directory, key, build))
-    return Checkpoint(directory, plan.source.spec)
+    def failed(self, key: Mapping[str, Any]) -> Step | None:
+        document = self._read().get(_digest(key))
+        return Step.from_document(document) if document is not None else None
 
+    def remember(self, key: Mapping[str, Any], step: Step) -> None:
+        document = {**self._read(), _digest(key): step.to_document()}
+        part = self._file.with_suffix(".part")
+        part.write_text(json.dumps(document), encoding="utf-8")
+        part.replace(self._file)
 
-def _pack(
-    plan: ExportPlan, checkpoint: Checkpoint, staging: Staging, seconds: dict[str, float], progress: Progress
-) -> dict[str, Path]:
-    """Folder of each container. Packed safetensors is always made: the golden answers are computed from it."""
-    options = WriteOptions(plan.source.name, plan.context_length, progress)
-    folders = {}
-    staging.keep_only(plan.formats)
-    for name in dict.fromkeys((*plan.formats, "safetensors")):
-        parent = staging.final if name in plan.formats else staging.directory
-        folders[name] = parent / name
-        key = {
-            "weights_id": checkpoint.weights_id,
-            "name": plan.source.name,
-            "context": plan.context_length,
-            **_checkpoint_key(plan),
-        }
-
-        work = functools.partial(_write_container, name, checkpoint, options)
-        _timed(seconds, f"pack {name}", functools.partial(staging.stage, folders[name], key, work))
-    return folders
+    def _read(self) -> dict[str, Any]:
+        if not self._file.is_file():
+            return {}
+        document: dict[str, Any] = json.loads(self._file.read_text(encoding="utf-8"))
+        return document
 
 
-def _write_container(name: str, checkpoint: Checkpoint, options: WriteOptions, folder: Path) -> None:
-    get_format(name).write(checkpoint, folder, options)
+def _digest(key: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(to_json(key), sort_keys=True).encode()).hexdigest()
 
 
-def _checkpoint_key(plan: ExportPlan) -> dict[str, Any]:
-    """What the bytes depend on: another tool version may round or lay out differently."""
-    return {
-        "source": plan.source.fingerprint(),
-        "recipe": plan.recipe.to_document(),
-        "tools": tool_versions(),
-    }
-
-
-def _timed(seconds: dict[str, float], stage: str, work: Callable[[], Result]) -> Result:
-    started = time.perf_counter()
-    try:
-        return work()
-    finally:
-        seconds[stage] = round(time.perf_counter() - started, 3)
-
-
-def _write_index(checkpoint: Checkpoint, directory: Path) -> None:
-    digests = {record.name: record.digest for record in checkpoint.records}
-    (directory / WEIGHTS_NAME).write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
-
-
-def _manifest(
-    plan: ExportPlan, checkpoint: Checkpoint, directory: Path, seconds: dict[str, float]
-) -> Manifest:
-    return Manifest(
-        name=plan.source.name,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        source=plan.source.facts(),
-        recipe=plan.recipe.to_document(),
-        device=plan.profile.name,
-        model=plan.facts,
-        weights_id=checkpoint.weights_id,
-        containers=tuple(_container(name, directory, checkpoint.weights_id) for name in plan.formats),
-        tool_versions=tool_versions(),
-        cost={"seconds": dict(seconds)},
-    )
-
-
-ENTRY_POINTS = {
-    "gguf": "*.gguf",
-    "onnx": "model.onnx",
-    "openvino": "openvino_model.xml",
-    "safetensors": "config.json",
-}
-
-
-def _container(name: str, directory: Path, identity: str) -> ContainerEntry:
-    folder = directory / name
-    files = tuple(file_entry(path, directory) for path in sorted(folder.rglob("*")) if path.is_file())
-    entry_point = next(folder.glob(ENTRY_POINTS[name])).relative_to(directory).as_posix()
-    return ContainerEntry(name, entry_point, files, sum(item.size_bytes for item in files), identity)
-
-
-def _with_verdict(manifest: Manifest, verification: Verification, seconds: dict[str, float]) -> Manifest:
+def _finished(built: Built, directory: Path, clock: Clock, gate: Mapping[str, Any]) -> Manifest:
+    """The manifest with verdicts and costs; evaluation has written its figures into the staged file meanwhile."""
     containers = tuple(
-        replace(entry, verified=verification.container_passed(entry.format)) for entry in manifest.containers
+        replace(entry, verified=built.verification.container_passed(entry.format))
+        for entry in built.manifest.containers
     )
     own, children = (
         resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     )
-    cost = {"seconds": dict(seconds), "peak_ram_bytes": own, "verify_peak_ram_bytes": children}
-    return replace(manifest, containers=containers, cost=cost)
+    cost = {"seconds": dict(clock.seconds), "peak_ram_bytes": own, "verify_peak_ram_bytes": children}
+    return replace(
+        built.manifest,
+        containers=containers,
+        cost=cost,
+        gate=gate,
+        quality=read_manifest(directory).quality,
+    )
 
 
-def _reject(staging: Staging, verification: Verification) -> None:
-    failed = [check for check in verification.checks if not check.passed]
+def _require_verified(built: Built, staging: Staging, clock: Clock) -> None:
+    """Raises GateFailure, with the files kept aside, when a container is not what was quantized: no rung mends that."""
+    if not built.plan.request.verify or built.verification.passed:
+        return
+    write_manifest(_finished(built, staging.final, clock, {}), staging.final)
+    failed = [check for check in built.verification.checks if not check.passed]
     told = "; ".join(f"{check.container} {check.name}: {check.detail}" for check in failed)
     aside = staging.reject()
     raise GateFailure(
         f"the export does not verify: {told}",
         hint=f"the files are kept in {aside} for a look; nothing was published",
     )
-
-
-def tool_versions() -> dict[str, str]:
-    """Installed versions of the packages whose behaviour an artifact depends on."""
-    versions = {"edgeport": __version__}
-    for name in TOOLS:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions

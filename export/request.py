@@ -3,29 +3,70 @@
 from __future__ import annotations
 
 import fnmatch
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgeport.devices.catalog import load_profile
-from edgeport.devices.conversion import ConversionEstimate, conversion_memory
-from edgeport.devices.match import Fit, require_fit
-from edgeport.devices.probe import available_threads, read_host
+from edgeport.devices.match import Fit, fits, require_fit
+from edgeport.devices.probe import available_threads
 from edgeport.devices.profile import DeviceProfile
 from edgeport.errors import DoesNotFit, UnsupportedModel, UsageError
-from edgeport.export.families.decoder import EMBEDDING, DecoderSpec, TensorSpec
+from edgeport.export.families.decoder import DecoderSpec
 from edgeport.export.formats.table import FORMATS, get_format
+from edgeport.export.gate.heldout import HeldoutText, find_heldout
+from edgeport.export.gate.ladder import Rung, rungs
+from edgeport.export.gate.thresholds import DEFAULT_THRESHOLDS, Thresholds
+from edgeport.export.methods import (
+    CalibrationPlan,
+    CalibrationWish,
+    Means,
+    decide_solver,
+    plan_calibration,
+    plan_mix,
+    require_size,
+    with_solver,
+)
+from edgeport.export.mix.budget import MixBudget
+from edgeport.export.native_plan import NativePlan, is_native, native_names, plan_native
+from edgeport.export.preflight import require_disk, require_free_output, require_memory
+from edgeport.export.quantize.choose import SolverChoice
+from edgeport.export.quantize.solvers import SOLVERS
 from edgeport.export.recipe import Recipe, load_recipe
+from edgeport.export.sizes import checkpoint_bytes, model_facts, packed_bytes, stored_bytes
 from edgeport.export.source import SourceModel, open_source
-from edgeport.manifest import MANIFEST_NAME, ModelFacts
-from edgeport.scheme import TensorScheme
-from edgeport.units import format_bytes
+from edgeport.manifest import ModelFacts
+from edgeport.units import format_seconds
+
+__all__ = ["ExportPlan", "ExportRequest", "make_plan", "model_facts", "packed_bytes", "plan_with", "replan"]
+
+
+@dataclass(frozen=True, slots=True)
+class GateWish:
+    """enabled: judge before publishing. ladder: go on to the next recipe when it says no. deployment_checks: also compare
+    speed, memory and stability with the 16-bit containers. heldout: UTF-8 text to judge on, None: the source's own."""
+
+    enabled: bool = True
+    ladder: bool = True
+    deployment_checks: bool = False
+    heldout: Path | None = None
+    thresholds: Thresholds = DEFAULT_THRESHOLDS
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What the result may take; None: what the device has. bits: average per parameter. size_bytes: weights of the largest
+    container. memory_bytes: of the device when it runs. time_s: for the solver `auto` chooses."""
+
+    bits: float | None = None
+    size_bytes: int | None = None
+    memory_bytes: int | None = None
+    time_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ExportRequest:
-    """formats, recipe, context_length and threads: None means what the device profile or this machine suggests."""
+    """formats, recipe, solver, context_length and threads: None means what the device profile or this machine suggests."""
 
     model: str
     device: str
@@ -37,11 +78,19 @@ class ExportRequest:
     force: bool = False
     resume: bool = True
     verify: bool = True
+    solver: str | None = None
+    calibration: CalibrationWish = CalibrationWish()
+    gate: GateWish = GateWish()
+    budget: Budget = Budget()
 
 
 @dataclass(frozen=True, slots=True)
 class ExportPlan:
-    """Everything decided: nothing below this point asks what to do. Sizes are bytes; refused maps formats to reasons."""
+    """Everything decided: nothing below this point asks what to do. Sizes are bytes; refused maps formats to reasons.
+
+    mix: what a mixed-precision search over the recipe may spend, None for no search. calibration: None when
+    nothing needs one. heldout: None when the gate's text has to be sampled. ladder: what is tried when the gate says no.
+    """
 
     request: ExportRequest
     source: SourceModel
@@ -57,144 +106,252 @@ class ExportPlan:
     disk_bytes: int
     ram_bytes: int
     notes: tuple[str, ...]
+    solver: SolverChoice
+    mix: MixBudget | None = None
+    calibration: CalibrationPlan | None = None
+    heldout: HeldoutText | None = None
+    native: Mapping[str, NativePlan] = field(default_factory=dict)
+    ladder: tuple[Rung, ...] = ()
+
+    @property
+    def portable(self) -> tuple[str, ...]:
+        """Formats that hold the checkpoint's codes; the others have a scheme of their own."""
+        return tuple(name for name in self.formats if name not in self.native)
+
+    @property
+    def judged(self) -> bool:
+        """Whether the gate runs: it judges what was verified."""
+        return self.request.gate.enabled and self.request.verify
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """What is the same for every recipe that may be tried."""
+
+    request: ExportRequest
+    source: SourceModel
+    profile: DeviceProfile
+    wanted: tuple[str, ...]
+    threads: int
+    heldout: HeldoutText | None
 
 
 def make_plan(request: ExportRequest) -> ExportPlan:
     """Decide and check. Raises UsageError, UnsupportedModel or DoesNotFit, with numbers, before anything is written."""
-    profile = load_profile(request.device)
-    recipe = load_recipe(request.recipe or profile.recipe)
-    wanted = request.formats or profile.formats
-    unknown = [name for name in wanted if name not in FORMATS]
+    profile = _budgeted(load_profile(request.device), request.budget.memory_bytes)
+    first = load_recipe(request.recipe or profile.recipe)
+    wanted = tuple(dict.fromkeys(request.formats or profile.formats))
+    unknown = [name for name in wanted if name not in FORMATS and not is_native(name)]
     if unknown:
-        raise UsageError(f"unknown format {unknown[0]!r}", hint=f"formats are {', '.join(FORMATS)}")
-    _require_free_output(request.out, force=request.force)
-    if (request.threads or 1) < 1 or (request.context_length or 1) < 1:
-        raise UsageError(
-            f"threads {request.threads}, context {request.context_length}", hint="both must be at least 1"
-        )
+        allowed = ", ".join((*FORMATS, *native_names()))
+        raise UsageError(f"unknown format {unknown[0]!r}", hint=f"formats are {allowed}")
+    require_free_output(request.out, force=request.force)
+    _check_counts(request)
     source = open_source(request.model)
-    formats, refused = _supported(source, recipe, wanted)
-    facts = model_facts(source.spec, recipe)
-    sizes = {name: packed_bytes(source.spec, recipe, name) for name in formats}
-    context_length = request.context_length or min(profile.context_length, facts.context_length)
+    frame = _Frame(
+        request=request,
+        source=source,
+        profile=profile,
+        wanted=wanted,
+        threads=request.threads or available_threads(),
+        heldout=find_heldout(request.gate.heldout, source),
+    )
+    plan = _first_plan(frame, first)
+    require_disk(request.out, plan.disk_bytes)
+    ladder = rungs(source.spec, plan.recipe, source.facts().dtype) if _climbs(plan) else []
+    return replace(plan, ladder=tuple(ladder))
+
+
+def replan(plan: ExportPlan, rung: Rung) -> ExportPlan:
+    """The same request with a rung's recipe. Raises DoesNotFit or UnsupportedModel where it cannot be."""
+    frame = _Frame(plan.request, plan.source, plan.profile, _wanted(plan), plan.threads, plan.heldout)
+    spec, budget = plan.source.spec, plan.request.budget
+    solver = decide_solver(spec, rung.recipe, None, tokens=_tokens(plan.request), means=_means(frame))
+    if budget.time_s is not None and solver.seconds > budget.time_s:
+        raise DoesNotFit(
+            f"solver {solver.name} takes about {format_seconds(solver.seconds)}, more than --time-budget "
+            f"{format_seconds(budget.time_s)}"
+        )
+    mix = rung.mix
+    bits = model_facts(spec, rung.recipe).bits_per_weight
+    if mix is not None:
+        bits = mix.target_bits or bits
+        if budget.size_bytes is not None:
+            raise DoesNotFit("a mix within --target-size was the first thing tried")
+        plan_mix(plan.source, rung.recipe, mix)
+    elif budget.size_bytes is not None:
+        require_size(plan.source, rung.recipe, budget.size_bytes, plan.portable)
+    if budget.bits is not None and bits > budget.bits:
+        raise DoesNotFit(f"{bits:.2f} bits per weight are more than --target-bits {budget.bits:g}")
+    found = _plan_with_solver(frame, with_solver(rung.recipe, solver.name), solver, mix)
+    lost = [name for name in plan.formats if name not in found.formats]
+    if lost:
+        raise UnsupportedModel(f"{lost[0]}: {', '.join(found.refused[lost[0]])}")
+    return found
+
+
+def plan_with(plan: ExportPlan, recipe: Recipe) -> ExportPlan:
+    """The plan with the recipe that a mixed-precision search chose; sizes and fits follow. Raises DoesNotFit."""
+    frame = _Frame(plan.request, plan.source, plan.profile, _wanted(plan), plan.threads, plan.heldout)
+    return replace(_plan_with_solver(frame, recipe, plan.solver, None), mix=plan.mix, ladder=plan.ladder)
+
+
+def _first_plan(frame: _Frame, recipe: Recipe) -> ExportPlan:
+    """The recipe that was asked for; with only a budget given, the first of the device's, INT8 and INT4 that fits."""
+    request, spec = frame.request, frame.source.spec
+    means = _means(frame)
+    candidates = [recipe]
+    if request.recipe is None:
+        budget = request.budget
+        if budget.size_bytes is not None or budget.bits is not None:
+            candidates = [load_recipe("int4")]
+        elif budget.memory_bytes is not None:
+            candidates += [load_recipe(name) for name in ("int8", "int4")]
+    for number, candidate in enumerate(candidates):
+        solver = decide_solver(spec, candidate, request.solver, tokens=_tokens(request), means=means)
+        settled = with_solver(candidate, solver.name)
+        try:
+            return _plan_with_solver(frame, settled, solver, _mix(frame, settled))
+        except DoesNotFit:
+            if number == len(candidates) - 1:
+                raise
+    raise AssertionError("there is always a candidate")
+
+
+def _plan_with_solver(
+    frame: _Frame, recipe: Recipe, solver: SolverChoice, mix: MixBudget | None
+) -> ExportPlan:
+    request, source = frame.request, frame.source
+    spec = source.spec
+    native = {name: plan_native(name, source) for name in frame.wanted if is_native(name)}
+    formats, refused = _supported(source, recipe, frame.wanted, native)
+    facts = model_facts(spec, recipe)
+    portable = {name: packed_bytes(spec, recipe, name) for name in formats if name not in native}
+    context_length = request.context_length or min(frame.profile.context_length, facts.context_length)
+    sizes = {name: native[name].size_bytes if name in native else portable[name] for name in formats}
     # Packed safetensors is made whatever was asked for: the golden answers are computed from it.
-    packed = sizes | {"safetensors": packed_bytes(source.spec, recipe, "safetensors")}
-    disk_bytes = checkpoint_bytes(source.spec, recipe) + sum(packed.values())
-    _require_disk(request.out, disk_bytes)
-    threads = request.threads or available_threads()
-    conversion = _require_memory(facts, source.spec, recipe, threads)
+    packed = sizes | {"safetensors": packed_bytes(spec, recipe, "safetensors")}
+    disk_bytes = (
+        2 * checkpoint_bytes(spec, recipe) if solver.name != "rtn" else checkpoint_bytes(spec, recipe)
+    )
+    largest = max(spec.tensors(), key=lambda item: stored_bytes(item, recipe.scheme_for(item)))
+    conversion = require_memory(
+        facts, largest_bits_per_weight=recipe.scheme_for(largest).bits_per_weight, threads=frame.threads
+    )
+    reasons = _calibrated_by(solver, mix, [native[name] for name in formats if name in native])
+    heldout = frame.heldout.path if frame.heldout is not None else None
     return ExportPlan(
         request=request,
         source=source,
         recipe=recipe,
-        profile=profile,
+        profile=frame.profile,
         facts=facts,
         formats=formats,
         refused=refused,
         sizes_bytes=sizes,
-        fits=require_fit(facts, sizes, profile, context_length),
+        fits=_fits(facts, portable, frame.profile, context_length),
         context_length=context_length,
-        threads=threads,
-        disk_bytes=disk_bytes,
+        threads=frame.threads,
+        disk_bytes=disk_bytes + sum(packed.values()),
         ram_bytes=conversion.peak_bytes,
-        notes=(*_unmatched(source.spec, recipe), *_snapped(source.spec, recipe)),
+        notes=(*_unmatched(spec, recipe), *_snapped(spec, recipe)),
+        solver=solver,
+        mix=mix,
+        calibration=plan_calibration(spec, request.calibration, heldout, reasons) if reasons else None,
+        heldout=frame.heldout,
+        native={name: native[name] for name in formats if name in native},
     )
 
 
+def _fits(
+    facts: ModelFacts, portable: Mapping[str, int], profile: DeviceProfile, context_length: int
+) -> tuple[Fit, ...]:
+    """Raises DoesNotFit when nothing that the device can open fits; formats with a scheme of their own are not modelled."""
+    if portable:
+        return require_fit(facts, portable, profile, context_length)
+    fits(facts, {}, profile, context_length)  # refuses a context beyond the model's
+    return ()
+
+
+def _calibrated_by(solver: SolverChoice, mix: MixBudget | None, native: Sequence[NativePlan]) -> list[str]:
+    reasons = [f"solver {solver.name}"] if SOLVERS[solver.name].needs != "nothing" else []
+    reasons += ["the choice of bits"] if mix is not None else []
+    return reasons + [item.name for item in native if item.needs_statistics]
+
+
+def _mix(frame: _Frame, recipe: Recipe) -> MixBudget | None:
+    """The search for --target-bits or --target-size. Raises DoesNotFit when nothing can be that small."""
+    budget = frame.request.budget
+    if budget.bits is None and budget.size_bytes is None:
+        return None
+    formats = tuple(name for name in frame.wanted if name in FORMATS)
+    if budget.size_bytes is not None and not formats:
+        raise UsageError(
+            "--target-size needs a portable format: the others have a size of their own",
+            hint=f"name one of {', '.join(FORMATS)} with --format",
+        )
+    wanted = MixBudget(target_bits=budget.bits, target_bytes=budget.size_bytes, formats=formats)
+    return plan_mix(frame.source, recipe, wanted)
+
+
+def _climbs(plan: ExportPlan) -> bool:
+    return plan.judged and plan.request.gate.ladder and bool(plan.portable)
+
+
+def _wanted(plan: ExportPlan) -> tuple[str, ...]:
+    return (*plan.formats, *plan.refused)
+
+
+def _means(frame: _Frame) -> Means:
+    return Means(frame.threads, frame.request.budget.time_s)
+
+
+def _tokens(request: ExportRequest) -> int:
+    return request.calibration.tokens
+
+
+def _budgeted(profile: DeviceProfile, memory_bytes: int | None) -> DeviceProfile:
+    """The profile with another amount of memory for the run."""
+    if memory_bytes is None:
+        return profile
+    gpu = profile.gpu
+    if gpu is not None:
+        gpu = replace(gpu, memory_bytes=memory_bytes, count=1)
+    return replace(
+        profile, ram_bytes=max(profile.ram_bytes, memory_bytes), usable_ram_bytes=memory_bytes, gpu=gpu
+    )
+
+
+def _check_counts(request: ExportRequest) -> None:
+    if (request.threads or 1) < 1 or (request.context_length or 1) < 1:
+        raise UsageError(
+            f"threads {request.threads}, context {request.context_length}", hint="both must be at least 1"
+        )
+    wish = request.calibration
+    if wish.tokens < 1 or (wish.n_ctx or 1) < 1:
+        raise UsageError(
+            f"calibration of {wish.tokens} tokens in windows of {wish.n_ctx}", hint="both must be at least 1"
+        )
+    if request.budget.bits is not None and request.budget.bits <= 0:
+        raise UsageError(f"--target-bits {request.budget.bits:g} is not possible", hint="for example 4.6")
+
+
 def _supported(
-    source: SourceModel, recipe: Recipe, wanted: Sequence[str]
+    source: SourceModel, recipe: Recipe, wanted: Sequence[str], native: Mapping[str, NativePlan]
 ) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
     """Formats that can hold the model, and the reasons of the others; raises when none can."""
     schemes = sorted({recipe.scheme_for(item) for item in source.spec.tensors()}, key=str)
     reasons = {
-        name: tuple(get_format(name).reasons_against(source.spec, schemes, source.directory))
-        for name in dict.fromkeys(wanted)
+        name: native[name].reasons_against
+        if name in native
+        else tuple(get_format(name).reasons_against(source.spec, schemes, source.directory))
+        for name in wanted
     }
     refused = {name: why for name, why in reasons.items() if why}
     if len(refused) == len(reasons):
         told = "; ".join(f"{name}: {', '.join(why)}" for name, why in refused.items())
         raise UnsupportedModel(f"no format can hold this model with recipe {recipe.name}: {told}")
     return tuple(name for name in reasons if name not in refused), refused
-
-
-def model_facts(spec: DecoderSpec, recipe: Recipe) -> ModelFacts:
-    parameters = spec.parameters()
-    return ModelFacts(
-        family=spec.family,
-        parameters=parameters,
-        layers=spec.layers,
-        hidden_size=spec.hidden_size,
-        intermediate_size=spec.intermediate_size,
-        heads=spec.heads,
-        kv_heads=spec.kv_heads,
-        head_dim=spec.head_dim,
-        vocab_size=spec.vocab_size,
-        context_length=spec.context_length,
-        tied_embeddings=spec.tied_embeddings,
-        bits_per_weight=checkpoint_bytes(spec, recipe) * 8 / parameters,
-        kv_bytes_per_token=spec.kv_bytes_per_token(),
-    )
-
-
-def checkpoint_bytes(spec: DecoderSpec, recipe: Recipe) -> int:
-    return sum(_stored_bytes(item, recipe.scheme_for(item)) for item in spec.tensors())
-
-
-def packed_bytes(spec: DecoderSpec, recipe: Recipe, format_name: str) -> int:
-    """Bytes of the weights in one container. GGUF repeats scales per 32; packed safetensors keeps the embedding in float16."""
-    total = 0
-    for item in spec.tensors():
-        scheme = recipe.scheme_for(item)
-        if scheme.is_quantized and format_name == "gguf":
-            scheme = TensorScheme(scheme.kind, 32)
-        if scheme.is_quantized and format_name == "safetensors" and item.name == EMBEDDING:
-            scheme = TensorScheme("f16")
-        total += _stored_bytes(item, scheme)
-    return total
-
-
-def _stored_bytes(item: TensorSpec, scheme: TensorScheme) -> int:
-    count = 1
-    for size in item.shape:
-        count *= size
-    return round(count * scheme.bits_per_weight / 8)
-
-
-def _require_free_output(out: Path, *, force: bool) -> None:
-    """An older artifact may be replaced when that is asked for; anything else there is the user's own."""
-    if not out.exists():
-        return
-    if not force:
-        raise UsageError(f"{out} exists already", hint="give another -o, or --force to replace it")
-    if not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST_NAME).is_file()):
-        raise UsageError(
-            f"{out} is not an artifact, and --force replaces nothing else", hint="give another -o"
-        )
-
-
-def _require_disk(out: Path, needed_bytes: int) -> None:
-    folder = next(parent for parent in (out, *out.absolute().parents) if parent.is_dir())
-    free_bytes = shutil.disk_usage(folder).free
-    if needed_bytes > free_bytes:
-        raise DoesNotFit(
-            f"the export needs {format_bytes(needed_bytes)} on disk, {folder} has {format_bytes(free_bytes)} free",
-            hint="free some space, choose another -o, or fewer --format",
-        )
-
-
-def _require_memory(facts: ModelFacts, spec: DecoderSpec, recipe: Recipe, threads: int) -> ConversionEstimate:
-    largest = max(spec.tensors(), key=lambda item: _stored_bytes(item, recipe.scheme_for(item)))
-    bits = recipe.scheme_for(largest).bits_per_weight
-    estimate = conversion_memory(facts, largest_bits_per_weight=bits, threads=threads)
-    available_bytes = read_host().available_bytes
-    if estimate.peak_bytes > available_bytes:
-        worst = max(estimate.stages, key=lambda stage: stage.bytes)
-        raise DoesNotFit(
-            f"the export needs {format_bytes(worst.bytes)} of memory to {worst.stage} ({worst.basis}), "
-            f"{format_bytes(available_bytes)} are available",
-            hint="use fewer --threads, or close other programs",
-        )
-    return estimate
 
 
 def _snapped(spec: DecoderSpec, recipe: Recipe) -> tuple[str, ...]:

@@ -63,7 +63,7 @@ class Staging:
 
     def stage(self, target: Path, key: Mapping[str, Any], build: Callable[[Path], None]) -> bool:
         """Make folder `target` with `build`, unless it is there whole under the same key; True when it was reused."""
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        digest = _digest(key)
         mark = self.directory / f"{target.name}.stage"
         if target.is_dir() and mark.is_file() and mark.read_text(encoding="utf-8") == digest:
             return True
@@ -76,6 +76,17 @@ class Staging:
         work.replace(target)
         mark.write_text(digest, encoding="utf-8")
         return False
+
+    def scratch(self, name: str, key: Mapping[str, Any]) -> Path:
+        """Folder `name` for work that resumes within a stage: kept over a kill, emptied when its key has changed."""
+        folder, mark = self.directory / name, self.directory / f"{name}.scratch"
+        digest = _digest(key)
+        if not (folder.is_dir() and mark.is_file() and mark.read_text(encoding="utf-8") == digest):
+            mark.unlink(missing_ok=True)
+            _remove(folder)
+            folder.mkdir()
+            mark.write_text(digest, encoding="utf-8")
+        return folder
 
     def publish(self) -> None:
         """Rename `final` to the output, replacing an older one, and drop the rest."""
@@ -93,6 +104,10 @@ class Staging:
         self.final.rename(aside)
         shutil.rmtree(self.directory)
         return aside
+
+
+def _digest(key: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 
 
 def _remove(path: Path) -> None:

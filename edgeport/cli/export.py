@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgeport.export.pipeline import ExportResult
-    from edgeport.export.request import ExportPlan
+    from edgeport.export.request import ExportRequest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         action="append",
         metavar="NAME",
-        help="gguf, onnx, openvino or safetensors; repeat, or separate by commas (default: the device's)",
+        help="gguf, onnx, openvino, safetensors, or a scheme of one engine's own such as gguf-q4_k_m; repeat, or "
+        "separate by commas (default: the device's)",
     )
     parser.add_argument(
         "--recipe",
@@ -56,7 +56,86 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="threads for quantizing (default: the cores this process may use)",
     )
+    _add_method(parser)
+    _add_budget(parser)
+    _add_gate(parser)
     _add_switches(parser)
+
+
+def _add_method(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("how codes are found")
+    group.add_argument(
+        "--solver",
+        metavar="NAME|auto",
+        help="rtn, imatrix, gptq, gptq+imatrix, awq, awq+gptq, learned, or auto: the best within the time budget "
+        "(default: the recipe's)",
+    )
+    group.add_argument(
+        "--calibration",
+        default="auto",
+        metavar="WHAT",
+        help="text to calibrate on: a UTF-8 file, a folder, a hub data set owner/name[:split[:column]], embedded, self "
+        "(the model writes it), or auto: text/calibration.txt of MODEL, else embedded (default: auto)",
+    )
+    group.add_argument(
+        "--calibration-tokens", type=int, default=32768, metavar="N", help="about this many (default: 32768)"
+    )
+    group.add_argument(
+        "--calibration-context",
+        type=int,
+        metavar="N",
+        help="tokens per window (default: 512, or the model's context)",
+    )
+
+
+def _add_budget(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("budgets; bits are spent where they help most, by measurement")
+    sizes = group.add_mutually_exclusive_group()
+    sizes.add_argument(
+        "--target-bits", type=float, metavar="BITS", help="average bits per weight, scales included: 4.6"
+    )
+    sizes.add_argument(
+        "--target-size", metavar="SIZE", help="files of the largest container at most: 300MB, 1.5GiB"
+    )
+    group.add_argument(
+        "--target-memory",
+        metavar="SIZE",
+        help="memory the model may take when it runs: 2GB (default: what the device has)",
+    )
+    group.add_argument(
+        "--time-budget", metavar="TIME", help="for the solver `auto` picks: 30m (default: 30m)"
+    )
+
+
+def _add_gate(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("the gate, which judges every container before anything is published")
+    group.add_argument(
+        "--gate", action=argparse.BooleanOptionalAction, default=True, help="judge (default: yes)"
+    )
+    group.add_argument(
+        "--ladder",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="when the gate says no, go on by itself: better solver, mixed precision, INT8, 16 bits (default: yes)",
+    )
+    group.add_argument(
+        "--max-loss",
+        default="5%",
+        metavar="SHARE",
+        help="perplexity on held-out text may be this much worse than the source's (default: 5%%)",
+    )
+    group.add_argument(
+        "--heldout",
+        type=Path,
+        metavar="FILE",
+        help="UTF-8 text to judge on; calibration refuses to overlap with it (default: text/heldout.txt of MODEL, else "
+        "text sampled from it)",
+    )
+    group.add_argument(
+        "--deployment-checks",
+        action="store_true",
+        help="also demand 1.5x the speed and half the memory of 16 bits in the same engine, and a stable long run",
+    )
 
 
 def _add_switches(parser: argparse.ArgumentParser) -> None:
@@ -89,12 +168,39 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.model is None:
         raise UsageError("no MODEL was given", hint="edgeport export MODEL --device edge -o DIR")
 
-    from edgeport.export.request import ExportRequest, make_plan
+    from edgeport.cli.export_text import plan_document, plan_text, result_text
+    from edgeport.export.request import make_plan
     from edgeport.progress import Progress
+
+    plan = make_plan(_request(arguments))
+    if arguments.dry_run:
+        print(json.dumps(plan_document(plan), indent=2) if arguments.json else plan_text(plan))
+        return 0
+    if not arguments.quiet:
+        print(plan_text(plan), file=sys.stderr)
+
+    from edgeport.export.pipeline import run as run_plan
+    from edgeport.manifest import to_json
+
+    tell = None if arguments.quiet else _tell
+    result = run_plan(plan, progress=Progress(quiet=arguments.quiet), tell=tell)
+    print(json.dumps(to_json(result.manifest), indent=2) if arguments.json else result_text(result))
+    return 0
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _request(arguments: argparse.Namespace) -> ExportRequest:
+    from edgeport.export.gate.thresholds import Thresholds
+    from edgeport.export.methods import CalibrationWish
+    from edgeport.export.request import Budget, ExportRequest, GateWish
+    from edgeport.units import parse_bytes, parse_seconds, parse_share
 
     formats = [name for item in arguments.format or () for name in item.split(",") if name]
     out = arguments.out or Path("artifacts") / f"{Path(arguments.model).resolve().name}-{arguments.device}"
-    request = ExportRequest(
+    return ExportRequest(
         model=arguments.model,
         device=arguments.device,
         out=out,
@@ -105,19 +211,24 @@ def run(arguments: argparse.Namespace) -> int:
         force=arguments.force,
         resume=not arguments.no_resume,
         verify=not arguments.no_verify,
+        solver=arguments.solver,
+        calibration=CalibrationWish(
+            arguments.calibration, arguments.calibration_tokens, arguments.calibration_context
+        ),
+        gate=GateWish(
+            enabled=arguments.gate,
+            ladder=arguments.ladder,
+            deployment_checks=arguments.deployment_checks,
+            heldout=arguments.heldout,
+            thresholds=Thresholds(perplexity_loss=parse_share(arguments.max_loss)),
+        ),
+        budget=Budget(
+            bits=arguments.target_bits,
+            size_bytes=parse_bytes(arguments.target_size) if arguments.target_size else None,
+            memory_bytes=parse_bytes(arguments.target_memory) if arguments.target_memory else None,
+            time_s=parse_seconds(arguments.time_budget) if arguments.time_budget else None,
+        ),
     )
-    plan = make_plan(request)
-    if arguments.dry_run:
-        print(json.dumps(_plan_document(plan), indent=2) if arguments.json else plan_text(plan))
-        return 0
-    if not arguments.quiet:
-        print(plan_text(plan), file=sys.stderr)
-
-    from edgeport.export.pipeline import run as run_plan
-
-    result = run_plan(plan, progress=Progress(quiet=arguments.quiet))
-    print(_result_json(result) if arguments.json else result_text(result))
-    return 0
 
 
 def _list_recipes(*, as_json: bool) -> int:
@@ -134,89 +245,3 @@ def _list_recipes(*, as_json: bool) -> int:
         ]
         print(format_table(("recipe", "linear", "embedding", "head", "what it is"), rows))
     return 0
-
-
-def plan_text(plan: ExportPlan) -> str:
-    from edgeport.table import format_table
-    from edgeport.units import format_bytes, format_count
-
-    facts = plan.facts
-    lines = [
-        f"{plan.source.name}: {facts.family}, {format_count(facts.parameters)} parameters, {facts.layers} layers, "
-        f"source {format_bytes(plan.source.facts().size_bytes)}",
-        f"recipe {plan.recipe.name} ({plan.recipe.solver}): {facts.bits_per_weight:.2f} bits per weight; "
-        f"device {plan.profile.name}, context {plan.context_length}",
-        f"the export takes {format_bytes(plan.ram_bytes)} of memory and {format_bytes(plan.disk_bytes)} of disk",
-    ]
-    rows = [
-        (
-            fit.format,
-            format_bytes(plan.sizes_bytes[fit.format]),
-            format_bytes(fit.memory.required_bytes),
-            f"{fit.speed.decode_low_tokens_per_s:.0f}-{fit.speed.decode_high_tokens_per_s:.0f}",
-            "fits" if fit.fits else "does not fit: " + "; or ".join(fit.advice),
-        )
-        for fit in plan.fits
-    ]
-    lines.append(
-        format_table(
-            ("format", "weights", "memory to run", "tokens/s predicted", plan.profile.name),
-            rows,
-            right={1, 2, 3},
-        )
-    )
-    lines.extend(f"{name} is left out: {', '.join(why)}" for name, why in plan.refused.items())
-    lines.extend(plan.notes[:5])
-    if len(plan.notes) > 5:
-        lines.append(f"... and {len(plan.notes) - 5} more tensors")
-    return "\n".join(lines)
-
-
-def result_text(result: ExportResult) -> str:
-    from edgeport.table import format_table
-    from edgeport.units import format_bytes, format_seconds
-
-    manifest = result.manifest
-    source_bytes = manifest.source.size_bytes
-    rows = [
-        (
-            entry.format,
-            entry.entry_point,
-            format_bytes(entry.size_bytes),
-            f"{source_bytes / entry.size_bytes:.2f}x",
-            "verified" if entry.verified else "NOT VERIFIED",
-            entry.weights_id[:16],
-        )
-        for entry in manifest.containers
-    ]
-    table = format_table(("format", "file", "size", "ratio", "verdict", "weights_id"), rows, right={2, 3})
-    seconds = manifest.cost["seconds"]
-    packing = sum(value for stage, value in seconds.items() if stage not in ("verify", "golden"))
-    cost = f"{format_seconds(sum(seconds.values()))} ({format_seconds(packing)} to quantize and pack)"
-    peak = format_bytes(manifest.cost["peak_ram_bytes"])
-    return f"{table}\n{result.directory}: {cost}, peak memory {peak}"
-
-
-def _plan_document(plan: ExportPlan) -> dict[str, object]:
-    from edgeport.manifest import to_json
-
-    return {
-        "model": to_json(plan.facts),
-        "source": to_json(plan.source.facts()),
-        "recipe": plan.recipe.to_document(),
-        "device": plan.profile.name,
-        "context_length": plan.context_length,
-        "formats": list(plan.formats),
-        "refused": to_json(plan.refused),
-        "sizes_bytes": dict(plan.sizes_bytes),
-        "fits": to_json(plan.fits),
-        "disk_bytes": plan.disk_bytes,
-        "ram_bytes": plan.ram_bytes,
-        "notes": list(plan.notes),
-    }
-
-
-def _result_json(result: ExportResult) -> str:
-    from edgeport.manifest import to_json
-
-    return json.dumps(to_json(result.manifest), indent=2)
