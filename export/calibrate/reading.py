@@ -95,7 +95,8 @@ def _json_texts(path: Path, text: str) -> Iterator[str]:
         found = document.get("text") if isinstance(document, dict) else None
         if not isinstance(found, str):
             raise UsageError(
-                f'{path}, line {number}: no field "text" with a string', hint='write {"text": "..."} on each line'
+                f'{path}, line {number}: no field "text" with a string',
+                hint='write {"text": "..."} on each line',
             )
         yield found
 

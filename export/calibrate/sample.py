@@ -41,6 +41,8 @@ def sample_tokens(
     with missing_extra("eval", purpose="sampling calibration text from the model"):
         import torch
         from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
+    logging.disable_progress_bar()  # ours tells more
     torch.set_num_threads(threads)
     prompts = _prompts(source, windows, n_ctx, seed)
     with progress.stage("sample calibration text", total=windows * n_ctx) as stage, torch.random.fork_rng():

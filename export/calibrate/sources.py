@@ -21,6 +21,7 @@ from edgeport.lazy import missing_extra
 from edgeport.progress import Progress
 
 AUTO, EMBEDDED, SELF = "auto", "embedded", "self"
+EMBEDDED_SLICES = ("code", "documentation", "languages", "numbers", "prose")
 SEED = 0
 _SOURCE_TEXT = "text/calibration.txt"
 _HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?::([^:]+))?(?::([^:]+))?")
@@ -47,9 +48,9 @@ def load_calibration(
 ) -> CalibrationText:
     """Windows of `n_ctx` tokens, about `tokens` in all, from a source by name:
 
-    a UTF-8 file (.jsonl: its field "text") or a folder of them; a folder with parquet files; a data set id `owner/name[:split[:column]]`, the only case
-    that touches the network; "embedded", the slices that come with edgeport; "self", sampled from the model;
-    "auto", the model folder's text/calibration.txt or else the embedded slices.
+    a UTF-8 file (.jsonl: its field "text") or a folder of them; a folder with parquet files; a data set id
+    `owner/name[:split[:column]]`, the only case that touches the network; "embedded", the slices that come with edgeport;
+    "self", sampled from the model; "auto", the model folder's text/calibration.txt or else the embedded slices.
 
     Windows are spread evenly over the text and do not overlap; a begin token, where the tokenizer adds one, replaces the
     first token of each. Fewer windows than wanted are said so in `origin`. Raises UsageError for unreadable text, for text
@@ -111,10 +112,9 @@ def _read(wanted: str, source: SourceModel, most_bytes: int) -> _Text:
 
 
 def embedded_text() -> str:
-    """The slices in edgeport/export/calibrate/data, in order of their names; each says in its first line whose it is."""
+    """The slices in edgeport/export/calibrate/data; each says in its first line whose it is."""
     folder = resources.files("edgeport.export.calibrate") / "data"
-    names = sorted(item.name for item in folder.iterdir() if item.name.endswith(".txt"))
-    texts = [(folder / name).read_text(encoding="utf-8") for name in names]
+    texts = [(folder / f"{name}.txt").read_text(encoding="utf-8") for name in EMBEDDED_SLICES]
     return "\n\n".join(text.partition("\n")[2] for text in texts)
 
 
@@ -181,7 +181,9 @@ def _cut(ids: Tokens, begin: list[int], count: int, n_ctx: int, name: str) -> Ca
 
 def _text(windows: Tokens, origin: str) -> CalibrationText:
     return CalibrationText(
-        windows, origin, hashlib.sha256(windows.astype("<i8").tobytes() + str(windows.shape).encode()).hexdigest()
+        windows,
+        origin,
+        hashlib.sha256(windows.astype("<i8").tobytes() + str(windows.shape).encode()).hexdigest(),
     )
 
 
