@@ -18,6 +18,7 @@ from edgeport.runtimes.bench.markup import Markup, element, join
 from edgeport.runtimes.bench.page_style import STYLE
 from edgeport.runtimes.bench.plots import Bar, Point, bars, scatter
 from edgeport.runtimes.bench.rows import COLUMNS, NOT_MEASURED, ContainerRow, container_rows, number, size
+from edgeport.runtimes.bench.samples import samples
 from edgeport.runtimes.bench.verdict import ORDER, findings, headline
 from edgeport.units import format_bytes, format_count
 
@@ -50,6 +51,8 @@ def report_page(manifest: Manifest) -> str:
         _details(manifest, manifest.speed, MEMORY_COLUMNS, MEMORY_CAPTION),
         element("h2", "Quality"),
         _details(manifest, manifest.quality, QUALITY_COLUMNS, QUALITY_CAPTION),
+        _details(manifest, manifest.quality, ANSWER_COLUMNS, ANSWER_CAPTION),
+        samples(manifest.quality),
         element("h2", "Measured on"),
         _environment(manifest),
         element("h2", "Model and recipe"),
@@ -180,9 +183,24 @@ QUALITY_COLUMNS: tuple[Cell, ...] = (
     ("standard error", lambda record: _figure(record, "perplexity_error", "{:.4f}")),
     ("of the source", lambda record: _figure(record, "base_perplexity", "{:.4f}")),
     ("KL divergence", lambda record: _figure(record, "mean_kl_divergence", "{:.6f}")),
+    ("99 %", lambda record: _figure(record, "kl_divergence_percentiles.p99", "{:.4f}")),
     ("same top-1", lambda record: _figure(record, "same_top1", "{:.2%}")),
+    ("right token", lambda record: _figure(record, "token_accuracy", "{:.2%}")),
+    ("of the source", lambda record: _figure(record, "base_token_accuracy", "{:.2%}")),
     ("tokens", lambda record: _figure(record, "tokens", "{:,.0f}")),
     ("window", lambda record: _figure(record, "n_ctx", "{:,.0f}")),
+)
+
+ANSWER_COLUMNS: tuple[Cell, ...] = (
+    ("task", lambda record: _text(record, "classification.task")),
+    ("accuracy", lambda record: _figure(record, "classification.accuracy", "{:.1%}")),
+    ("of the source", lambda record: _figure(record, "classification.source_accuracy", "{:.1%}")),
+    ("macro F1", lambda record: _figure(record, "classification.macro_f1", "{:.3f}")),
+    ("source's choice", lambda record: _figure(record, "classification.agreement", "{:.1%}")),
+    ("first other token", lambda record: _first_other(record)),
+    ("never another", lambda record: _figure(record, "generation.never_diverged", "{:.0%}")),
+    ("ends in a loop", lambda record: _figure(record, "generation.loops", "{:.0%}")),
+    ("of the source", lambda record: _figure(record, "generation.source_loops", "{:.0%}")),
 )
 
 SPEED_CAPTION = (
@@ -195,7 +213,12 @@ MEMORY_CAPTION = (
     "can be dropped under pressure; anonymous ones cannot."
 )
 QUALITY_CAPTION = (
-    "Perplexity by llama.cpp's convention: windows without overlap, the second half of each scored."
+    "Perplexity by llama.cpp's convention: windows without overlap, the second half of each scored. Right token: the most "
+    "likely one is the text's own."
+)
+ANSWER_CAPTION = (
+    "Left: a classification task, each choice by its likelihood per byte. Right: greedy texts beside the source's, the "
+    "median index of the first token that differs, and the share that ends in a loop. A loop that the source has too is its own."
 )
 
 
@@ -318,6 +341,14 @@ def _text(record: Any, *paths: str) -> str:
 def _figure(record: Any, path: str, pattern: str) -> str:
     value = number(record, path)
     return NOT_MEASURED if value is None else pattern.format(value)
+
+
+def _first_other(record: Any) -> str:
+    """The median prompt may never part from the source's text."""
+    if number(record, "generation.never_diverged") is None:
+        return NOT_MEASURED
+    value = number(record, "generation.median_first_divergence")
+    return "none" if value is None else f"{value:g}"
 
 
 def _milliseconds(record: Any, path: str) -> str:
