@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeport.devices.probe import read_host
 from edgeport.errors import RecipeError
 from edgeport.export.calibrate.text import CalibrationText
 from edgeport.export.checkpoint import SOURCE_FOLDER, PackedTensor, TensorRecord, tensor_digest, write_index
@@ -81,18 +82,41 @@ def _quantize_calibrated(
     from edgeport.export.quantize.calibrated import CalibratedQuantizer
 
     threads, progress = means
-    packed = CalibratedQuantizer(source, recipe, calibration.text, calibration.work, threads).run(progress)
+    quantizer = CalibratedQuantizer(source, recipe, calibration.text, calibration.work, threads)
+    packed = [quantizer.run(progress)]
+    if SOLVERS[recipe.solver].learns:
+        packed.insert(0, _learned(source, recipe, calibration, packed[0], progress))
     tensors = list(source.spec.tensors())
     with progress.stage("write checkpoint", total=len(tensors)) as stage:
         results = (_packed_result(packed, item, recipe.scheme_for(item)) for item in tensors)
         write_checkpoint(source, recipe, directory, _counted(results, stage.advance))
 
 
-def _packed_result(packed: SafetensorsFolder, item: TensorSpec, scheme: TensorScheme) -> QuantizedTensor:
+def _learned(
+    source: SourceModel,
+    recipe: Recipe,
+    calibration: Calibration,
+    start: SafetensorsFolder,
+    progress: Progress,
+) -> SafetensorsFolder:
+    from edgeport.export.quantize.learned import Learner, require_memory
+
+    require_memory(source.spec.parameters(), read_host().available_bytes)
+    # Below the pass's folder: when what the pass depends on changes, both are dropped.
+    learner = Learner(source, recipe, calibration.text, start)
+    return SafetensorsFolder(learner.run(calibration.work / "solve" / "learn", progress=progress).parent)
+
+
+def _packed_result(
+    packed: Sequence[SafetensorsFolder], item: TensorSpec, scheme: TensorScheme
+) -> QuantizedTensor:
+    """One tensor from the first folder that has it."""
+    key = f"{item.name}.codes" if scheme.is_quantized else item.name
+    found = next(folder for folder in packed if key in folder)
     if not scheme.is_quantized:
-        payload = packed.tensor(item.name)
+        payload = found.tensor(item.name)
         return QuantizedTensor(payload, None, tensor_digest(payload.astype("float32")))
-    payload, scales = packed.tensor(f"{item.name}.codes"), packed.tensor(f"{item.name}.scales")
+    payload, scales = found.tensor(f"{item.name}.codes"), found.tensor(f"{item.name}.scales")
     tensor = PackedTensor(item.name, item.shape, scheme, payload, scales)
     return QuantizedTensor(payload, scales, digest_of(tensor))
 
