@@ -56,7 +56,7 @@ def choose_mix(  # noqa: PLR0913 - the three last are how, not what
 
     Raises DoesNotFit for a budget below the lowest schemes, UsageError for text shorter than 64 tokens.
     """
-    task = _Task(source, recipe, budget, work, threads)
+    task = MixTask(source, recipe, budget, work, threads)
     groups = tensor_groups(source.spec, recipe, budget.search.schemes, per_tensor=budget.search.per_tensor)
     split = split_windows(
         text,
@@ -97,7 +97,9 @@ def choose_mix(  # noqa: PLR0913 - the three last are how, not what
 
 
 @dataclass(frozen=True, slots=True)
-class _Task:
+class MixTask:
+    """What is asked, where it is worked on; and an assignment spelt out for every tensor."""
+
     source: SourceModel
     recipe: Recipe
     budget: MixBudget
@@ -122,7 +124,7 @@ class _Task:
 
 
 def solve_budget(
-    groups: Sequence[TensorGroup], sensitivity: Sensitivity, limits: Sequence[Limit], task: _Task
+    groups: Sequence[TensorGroup], sensitivity: Sensitivity, limits: Sequence[Limit], task: MixTask
 ) -> knapsack.Solution:
     """The least predicted KL that fits every limit.
 
@@ -166,7 +168,7 @@ def _options(sizes: Sequence[Sequence[int]], kls: Sequence[Sequence[float]]) -> 
 
 
 def naive_mixes(
-    groups: Sequence[TensorGroup], limits: Sequence[Limit], task: _Task
+    groups: Sequence[TensorGroup], limits: Sequence[Limit], task: MixTask
 ) -> dict[str, dict[str, TensorScheme]]:
     """What needs no measurement and fits the budget: the largest uniform recipe, and two orders in which to spend bytes."""
     lowest = _extreme(groups, 0)
@@ -193,7 +195,7 @@ def _extreme(groups: Sequence[TensorGroup], at: int) -> dict[str, TensorScheme]:
     return assign(groups, [group.schemes[at] for group in groups])
 
 
-def _statistics(task: _Task, text: CalibrationText, progress: Progress) -> Path | None:
+def _statistics(task: MixTask, text: CalibrationText, progress: Progress) -> Path | None:
     """Input statistics for the quick solver where the recipe's solver uses any; collected once and kept in `work`."""
     name = task.recipe.solver
     if name != AUTO and SOLVERS[name].needs == "nothing":
@@ -204,7 +206,7 @@ def _statistics(task: _Task, text: CalibrationText, progress: Progress) -> Path 
 
 
 def _measure(
-    task: _Task,
+    task: MixTask,
     solver: QuickSolver,
     groups: Sequence[TensorGroup],
     split: SplitText,
@@ -228,7 +230,7 @@ def _measure(
 
 
 def _compare(
-    task: _Task,
+    task: MixTask,
     mixes: Mapping[str, Assignment],
     solver: QuickSolver,
     split: SplitText,
