@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from edgeport.devices.cpu import read_cpu
 from edgeport.errors import MissingExtra, UsageError
+from edgeport.manifest import base_format, is_native
 from edgeport.runtimes.container import Container, find_containers
 from edgeport.runtimes.engines import ENGINES, open_session, unavailable_because
 from edgeport.runtimes.generate import FinishReason, GenerationOptions, Token, generate
@@ -45,7 +46,8 @@ class Completion:
 def load(path: str | Path, *, runtime: str | None = None, options: SessionOptions | None = None) -> Model:
     """Open an artifact folder, one of its sub-folders or a model file.
 
-    runtime: the container format to use (gguf, onnx, openvino, safetensors); None takes the best that is installed here.
+    runtime: the container to use by its format (gguf, onnx, openvino, safetensors, gguf-q4_k_m); None takes the best that is
+    installed here.
     Raises UsageError for a runtime the path does not have, MissingExtra when no engine for it is installed.
     """
     container, reason = choose(find_containers(Path(path)), runtime)
@@ -74,7 +76,7 @@ class Model:
 
     @property
     def engine(self) -> str:
-        return ENGINES[self.format].name
+        return ENGINES[base_format(self.format)].name
 
     def stream(self, prompt: str, options: GenerationOptions = DEFAULTS) -> Iterator[Token]:
         """Continue `prompt`, token by token. Closing the iterator stops at once."""
@@ -133,7 +135,7 @@ class Model:
 
 def open_tokenizer(container: Container) -> Tokenizer:
     """The container's own: a GGUF file carries its vocabulary, the others lie beside tokenizer.json."""
-    if container.format == "gguf":
+    if base_format(container.format) == "gguf":
         from edgeport.runtimes.llama_vocabulary import LlamaVocabulary
 
         return LlamaVocabulary(container.path)
@@ -147,7 +149,12 @@ def choose(containers: Sequence[Container], runtime: str | None) -> tuple[Contai
         if runtime not in by_format:
             raise UsageError(f"no {runtime!r} container here", hint=f"there is {', '.join(by_format)}")
         return by_format[runtime], "asked for by name"
-    reasons = {kind: unavailable_because(kind) for kind in _preference() if kind in by_format}
+    order = _preference()
+    kinds = sorted(
+        (kind for kind in by_format if base_format(kind) in order),
+        key=lambda kind: (order.index(base_format(kind)), is_native(kind)),
+    )
+    reasons = {kind: unavailable_because(kind) for kind in kinds}
     usable = [kind for kind, reason in reasons.items() if reason is None]
     missing = [reason for reason in reasons.values() if reason is not None]
     if not usable:
@@ -157,7 +164,9 @@ def choose(containers: Sequence[Container], runtime: str | None) -> tuple[Contai
     rates = {kind: rate for kind in usable if (rate := _measured_rate(by_format[kind])) is not None}
     best = max(rates, key=lambda kind: rates[kind]) if rates else usable[0]
     why = (
-        f"fastest here: {rates[best]:.1f} tokens/s measured on this processor" if rates else ENGINES[best].why
+        f"fastest here: {rates[best]:.1f} tokens/s measured on this processor"
+        if rates
+        else ENGINES[base_format(best)].why
     )
     return by_format[best], "; ".join([why, *missing])
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeport.errors import ArtifactError, UsageError
-from edgeport.manifest import MANIFEST_NAME, Manifest, read_manifest
+from edgeport.manifest import MANIFEST_NAME, Manifest, base_format, read_manifest
 
 _SUFFIXES: Mapping[str, str] = {
     ".gguf": "gguf",
@@ -56,7 +56,8 @@ def find_containers(path: Path) -> list[Container]:
         return _from_manifest(path)
     here = format_of_folder(path)
     if here is not None:
-        return [Container(here, path, _parent_manifest(path))]
+        manifest = _parent_manifest(path)
+        return [Container(_listed_format(path, here, manifest), path, manifest)]
     folders = sorted(item for item in path.iterdir() if item.is_dir())
     found = [Container(kind, folder) for folder in folders if (kind := format_of_folder(folder)) is not None]
     if not found:
@@ -78,7 +79,9 @@ def _from_file(path: Path) -> Container:
         raise UsageError(
             f"{path.name} is not a model file", hint=f"model files end in {', '.join(_SUFFIXES)}"
         )
-    return Container(kind, path.parent if kind == "safetensors" else path, _parent_manifest(path.parent))
+    manifest = _parent_manifest(path.parent)
+    kind = _listed_format(path.parent, kind, manifest)
+    return Container(kind, path.parent if kind == "safetensors" else path, manifest)
 
 
 def _from_manifest(folder: Path) -> list[Container]:
@@ -95,6 +98,12 @@ def _from_manifest(folder: Path) -> list[Container]:
     if not containers:
         raise ArtifactError(f"{folder / MANIFEST_NAME} names no container", hint="export again")
     return containers
+
+
+def _listed_format(folder: Path, kind: str, manifest: Manifest | None) -> str:
+    """The name the manifest has for the container in `folder`, e.g. `gguf-q4_k_m`; `kind` when it lists none there."""
+    listed = [] if manifest is None else [entry.format for entry in manifest.containers]
+    return folder.name if folder.name in listed and base_format(folder.name) == kind else kind
 
 
 def _parent_manifest(folder: Path) -> Manifest | None:

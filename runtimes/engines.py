@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 from edgeport.errors import MissingExtra, UsageError
 from edgeport.lazy import load
+from edgeport.manifest import base_format
 
 if TYPE_CHECKING:
     from edgeport.runtimes.session import Session, SessionOptions
@@ -68,7 +69,7 @@ ENGINES: Mapping[str, Engine] = {
         ),
     )
 }
-"""In the order `load` prefers them when the manifest has no measured speed."""
+"""In the order `load` prefers them when the manifest has no measured speed. `gguf-q4_k_m` is opened by its base, `gguf`."""
 
 
 def unavailable_because(format_name: str) -> str | None:
@@ -98,7 +99,7 @@ def open_session(format_name: str, path: Path, options: SessionOptions) -> Sessi
 
 def _engine(format_name: str) -> Engine:
     try:
-        return ENGINES[format_name]
+        return ENGINES[base_format(format_name)]
     except KeyError:
         allowed = ", ".join(ENGINES)
         raise UsageError(f"no engine for the format {format_name!r}", hint=f"formats are {allowed}") from None

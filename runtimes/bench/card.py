@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgeport.manifest import Manifest
+from edgeport.manifest import Manifest, base_format
 from edgeport.runtimes.bench.compare import dig
 from edgeport.runtimes.bench.environment import UNAVAILABLE
 from edgeport.runtimes.bench.rows import COLUMNS, container_rows
@@ -52,7 +52,7 @@ def card(manifest: Manifest) -> str:
             [
                 entry.entry_point.partition("/")[0],
                 format_bytes(entry.size_bytes),
-                OPENED_BY.get(entry.format, "its own engine"),
+                OPENED_BY.get(base_format(entry.format), "its own engine"),
             ]
             for entry in manifest.containers
         ],

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeport.manifest import from_json, to_json
+from edgeport.manifest import base_format, from_json, to_json
 from edgeport.runtimes.bench.measure import (
     Samples,
     Workload,
@@ -79,6 +79,6 @@ def measure_memory(format_name: str, path: str, *, n_prompt: int, threads: int, 
 
 def import_engine(format_name: str) -> None:
     """Import the adapter and what it needs, so that loading a container is timed and weighed alone."""
-    engine = ENGINES[format_name]
+    engine = ENGINES[base_format(format_name)]
     for module in (*engine.packages, engine.opener.partition(":")[0]):
         importlib.import_module(module)

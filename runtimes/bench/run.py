@@ -10,7 +10,15 @@ from pathlib import Path
 
 from edgeport.devices.bandwidth import measure_memory_bandwidth
 from edgeport.errors import ArtifactError, EdgeportError, MissingExtra
-from edgeport.manifest import ContainerEntry, Manifest, from_json, read_manifest, to_json, write_manifest
+from edgeport.manifest import (
+    ContainerEntry,
+    Manifest,
+    base_format,
+    from_json,
+    read_manifest,
+    to_json,
+    write_manifest,
+)
 from edgeport.progress import NO_PROGRESS, Progress
 from edgeport.runtimes.bench.child import SpeedSamples
 from edgeport.runtimes.bench.environment import Environment, capture, package_version
@@ -27,7 +35,10 @@ from edgeport.units import format_count
 
 DISTRIBUTIONS = {"llama_cpp": "llama-cpp-python", "numpy": "edgeport"}
 """Where the name to install differs from the name to import; the engine written in numpy is edgeport's own."""
-UNTIMED = {"safetensors": "the numpy reference is there to be exact; no speed is claimed for it"}
+UNTIMED = {
+    "safetensors": "the numpy reference is there to be exact; no speed is claimed for it",
+    "bitsandbytes": "torch opens it, which no device needs",
+}
 """Left out unless asked for by name."""
 BANDWIDTH_SECONDS = 1.0
 TIMEOUT_S = 3600.0
@@ -132,7 +143,7 @@ def choose_containers(
         return entries, []
     chosen, skipped = [], []
     for entry in manifest.containers:
-        reason = UNTIMED.get(entry.format) or unavailable_because(entry.format)
+        reason = UNTIMED.get(base_format(entry.format)) or unavailable_because(entry.format)
         if reason is None:
             chosen.append(entry)
         else:
@@ -156,7 +167,7 @@ def _plan(
     *,
     progress: Progress,
 ) -> _Plan:
-    engines = [ENGINES[entry.format].packages[-1] for entry in entries]
+    engines = [ENGINES[base_format(entry.format)].packages[-1] for entry in entries]
     environment = capture(["edgeport", *(DISTRIBUTIONS.get(name, name) for name in engines)])
     threads = thread_count(options.threads)
     fit_workload(options.workload, manifest.model.context_length)  # refuse before the first model is loaded
@@ -221,11 +232,11 @@ def _measure(entry: ContainerEntry, plan: _Plan, progress: Progress) -> tuple[Sp
 
 def _speed(entry: ContainerEntry, plan: _Plan, samples: SpeedSamples, memory: MemoryUse | None) -> Speed:
     prompt, generation = samples.prompt, samples.generation
-    package = ENGINES[entry.format].packages[-1]
+    package = ENGINES[base_format(entry.format)].packages[-1]
     decode = rate(generation) if generation is not None else None
     return Speed(
         format=entry.format,
-        engine=ENGINES[entry.format].name,
+        engine=ENGINES[base_format(entry.format)].name,
         engine_version=package_version(DISTRIBUTIONS.get(package, package)),
         weights_id=entry.weights_id,
         measured_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -249,7 +260,7 @@ def _speed(entry: ContainerEntry, plan: _Plan, samples: SpeedSamples, memory: Me
 
 
 def _roofline(entry: ContainerEntry, plan: _Plan, tokens_per_s: float) -> Roofline:
-    tensors = read_tensors(entry.format, plan.directory / entry.entry_point)
+    tensors = read_tensors(base_format(entry.format), plan.directory / entry.entry_point)
     depth = mean_cache_entries(plan.workload.n_gen, plan.workload.n_depth)
     return roofline(
         bytes_read_per_token(tensors),

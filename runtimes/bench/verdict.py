@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgeport.errors import UsageError
-from edgeport.manifest import Manifest
+from edgeport.manifest import Manifest, is_native
 from edgeport.runtimes.bench.compare import dig, relative_speeds
 from edgeport.runtimes.bench.rows import ContainerRow, container_rows
 from edgeport.units import format_bytes
@@ -61,12 +61,15 @@ def headline(manifest: Manifest) -> str:
 
 
 def _weights(manifest: Manifest) -> Finding:
-    others = [entry.format for entry in manifest.containers if entry.weights_id != manifest.weights_id]
-    count = len(manifest.containers)
+    portable = [entry for entry in manifest.containers if not is_native(entry.format)]
+    others = [entry.format for entry in portable if entry.weights_id != manifest.weights_id]
+    count = len(portable)
     if others:
-        return Finding(
-            "warning", f"{_list(others)} holds other weights than the rest: its own scheme, or damage."
-        )
+        return Finding("warning", f"{_list(others)} holds other weights than the rest: damage.")
+    if count < len(manifest.containers):
+        own = [entry.format for entry in manifest.containers if is_native(entry.format)]
+        shared = f"; the other {count} hold the same weights" if count > 1 else ""
+        return Finding("good", f"{_list(own)}: weights of a scheme of its own{shared}.")
     if count == 1:
         return Finding("good", f"The container holds the weights {manifest.weights_id[:12]}.")
     return Finding("good", f"All {count} containers hold the same weights, {manifest.weights_id[:12]}.")
