@@ -9,6 +9,7 @@ weights run through the numpy reference. From then on `verify_artifact` holds th
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -39,6 +40,9 @@ neighbours rounds them coarsely, and they weigh little."""
 _FAR = 1.0
 """Relative error of a row from which it is not the source's row: rounding to nearest, even to -1, 0 and 1, loses less than
 the row itself; a row that belongs elsewhere is off by its own length and another's."""
+_FLOAT_ERROR = 1e-3
+_ERROR_OF_ONE_BIT = 6.0
+"""Allowed relative error of a tensor: this times 2**-bits. Gaussian weights give 1.8, measured from Q2_K to Q8_0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,7 @@ def dequantize_in_child(
     """In the child: every tensor as float32 safetensors into `folder`; its digest and distance from the source's."""
     model = open_source(source)
     expected = {item.name: item.shape for item in model.spec.tensors()}
+    bits = stored_bits(format_name, Path(entry_point))
     found: dict[str, dict[str, Any]] = {}
     for number, (name, values) in enumerate(read_weights(base_format(format_name), Path(entry_point))):
         if name not in expected or values.shape != expected[name]:
@@ -90,6 +95,10 @@ def dequantize_in_child(
                 f"{format_name} holds {name} of shape {list(values.shape)}, the source has {expected.get(name)}"
             )
         error = nearness(name, values, model.tensor(name))
+        if not error <= allowed_error(bits.get(name)):
+            raise GateFailure(
+                f"{name} is off by {error:.2g} of its length, allowed is {allowed_error(bits.get(name)):.2g}"
+            )
         model.weights.release(name)
         found[name] = {"digest": tensor_digest(values), "relative_error": error}
         plan = [TensorPlan(name, "F32", values.shape)]
@@ -101,6 +110,25 @@ def dequantize_in_child(
             f"{format_name} lacks {missing[0]} and {len(missing) - 1} more of the source's tensors"
         )
     return found
+
+
+def stored_bits(format_name: str, entry_point: Path) -> dict[str, float]:
+    """Bits per weight of each tensor by Hugging Face name, where the format tells: GGUF types do."""
+    if base_format(format_name) != "gguf":
+        return {}
+    from edgeport.export.verify.gguf_header import read_header
+    from edgeport.export.verify.read_gguf import hugging_face_name
+
+    return {
+        hugging_face_name(entry_point, info.name): 8 * (info.stop - info.start) / math.prod(info.shape)
+        for info in read_header(entry_point).tensors
+        if info.name != "rope_freqs.weight"
+    }
+
+
+def allowed_error(bits: float | None) -> float:
+    """Largest relative error of a tensor stored in so many bits; a tensor may lose itself where nothing is known."""
+    return _FAR if bits is None else min(max(_ERROR_OF_ONE_BIT * 2**-bits, _FLOAT_ERROR), _FAR)
 
 
 def nearness(name: str, values: Floats, source: npt.NDArray[Any]) -> float:
