@@ -28,6 +28,7 @@ _STATE_BYTES = 168  # a JSON text of block sizes, dtype, shape and one number; a
 _PROCESS_BYTES = 700 << 20
 """What python with torch, transformers and bitsandbytes takes before the first weight."""
 _ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+_STORED = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _SHARD = "4GB"
 
 
@@ -50,6 +51,10 @@ class BitsAndBytes:
         dtype = float_dtype(source.spec)
         if dtype not in _ITEM_BYTES:
             return [f"config.json asks for dtype {dtype}, bitsandbytes computes in {', '.join(_ITEM_BYTES)}"]
+        stored = {source.weights.entry(item.name).dtype for item in source.spec.tensors()}
+        if stored != {_STORED[dtype]}:
+            # Embedding, head and norms are kept as they are, and a cast would change them.
+            return [f"config.json says {dtype}, the weights are stored as {', '.join(sorted(stored))}"]
         return []
 
     def forecast(self, spec: DecoderSpec) -> Forecast:
