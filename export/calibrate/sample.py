@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeport.devices.probe import read_host
 from edgeport.errors import DoesNotFit, UnsupportedModel
 from edgeport.export.source import SourceModel
 from edgeport.lazy import missing_extra
@@ -40,7 +41,7 @@ def sample_tokens(
     _check_memory(source)
     with missing_extra("eval", purpose="sampling calibration text from the model"):
         import torch
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM, GenerationConfig
         from transformers.utils import logging
     logging.disable_progress_bar()  # ours tells more
     torch.set_num_threads(threads)
@@ -50,6 +51,7 @@ def sample_tokens(
         model = AutoModelForCausalLM.from_pretrained(
             source.directory, dtype=torch.float32, local_files_only=True, use_safetensors=True
         ).eval()
+        model.generation_config = GenerationConfig()  # the model's own may bring top-k, penalties, an end token
         written = [
             _write(model, torch.from_numpy(prompts[start : start + _BATCH_WINDOWS]), n_ctx, source, stage)
             for start in range(0, windows, _BATCH_WINDOWS)
@@ -58,15 +60,16 @@ def sample_tokens(
 
 
 def _check_memory(source: SourceModel) -> None:
-    from edgeport.devices.probe import read_host
-
-    needed_bytes = 4 * source.spec.parameters()
-    available_bytes = read_host().available_bytes
+    needed_bytes, available_bytes = 4 * source.spec.parameters(), _free_bytes()
     if needed_bytes > available_bytes:
         raise DoesNotFit(
             f"sampling needs the whole model in float32, {format_bytes(needed_bytes)}; {format_bytes(available_bytes)} are free",
             hint="calibrate on a text file or on the embedded text, which reads one layer at a time",
         )
+
+
+def _free_bytes() -> int:
+    return read_host().available_bytes
 
 
 def _prompts(source: SourceModel, windows: int, n_ctx: int, seed: int) -> Tokens:
@@ -109,7 +112,6 @@ def _continue(model: Any, ids: torch.Tensor, length: int, *, sampled: bool, stag
         stage.advance(len(tokens))
         return torch.zeros(len(tokens), dtype=torch.bool)
 
-    # A configuration of its own: the model's generation_config.json may bring top-k, penalties and an end token.
     config = GenerationConfig(max_length=length, do_sample=sampled, use_cache=True)
     if sampled:
         config.temperature, config.top_k, config.top_p = 1.0, 0, 1.0

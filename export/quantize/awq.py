@@ -269,7 +269,7 @@ class _Bounds:
             columns = np.abs(weights[name]).max(axis=0).reshape(-1, pair.copies, pair.width).max(axis=1)
             largest = np.float32(_largest(scheme_of(name)))
             highest = np.minimum(highest, largest / np.maximum(columns.reshape(-1), 1 / _LARGEST_FLOAT))
-        return cls(lowest, highest)
+        return cls(np.asarray(lowest, dtype=np.float32), np.asarray(highest, dtype=np.float32))
 
     def clamp(self, scale: Floats) -> Floats:
         """Nearest allowed scale; 1 where a weight fits nothing (the quantizer refuses it by name)."""
