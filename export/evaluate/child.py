@@ -19,8 +19,8 @@ from edgeport.errors import RuntimeFailure
 from edgeport.export.evaluate.chunks import ChunkedText
 from edgeport.export.evaluate.engines import engine_for
 from edgeport.export.evaluate.plan import answer, read_plan
-from edgeport.export.evaluate.source_session import SourceSession, load_source
 from edgeport.export.evaluate.statistics import TokenScores, join, log_softmax, score, summarize
+from edgeport.export.evaluate.torch_session import TorchSession, load_network
 from edgeport.lazy import load
 from edgeport.manifest import to_json
 from edgeport.runtimes.session import Session, SessionOptions
@@ -37,16 +37,16 @@ def read_text(path: Path) -> ChunkedText:
 
 def source_log_probs(model: str, text: str, out: str, threads: int) -> dict[str, Any]:
     """Run the source model in float32 over every chunk; returns the vocabulary size of its logits."""
-    network = load_source(Path(model), threads)
+    network = _source(model, threads)
     _write_log_probs(network, read_text(Path(text)), out)
     return {"vocab_size": int(network.config.vocab_size)}
 
 
 def source_pass(model: str, plan: str, out: str, threads: int) -> Any:
     """The chunks as `source_log_probs`, then the source's own Answers to the plan, as JSON."""
-    network, wanted = load_source(Path(model), threads), read_plan(Path(plan))
+    network, wanted = _source(model, threads), read_plan(Path(plan))
     _write_log_probs(network, wanted.text, out)
-    return to_json(answer(SourceSession(network, wanted.context_length), wanted))
+    return to_json(answer(TorchSession(network, wanted.context_length), wanted))
 
 
 def container_quality(
@@ -66,6 +66,10 @@ def container_pass(format_name: str, entry_point: str, plan: str, base: str, thr
     with _opened(format_name, Path(entry_point), options) as session:
         quality = _quality(session, format_name, wanted.text, base)
         return {"quality": quality, "answers": to_json(answer(session, wanted))}
+
+
+def _source(model: str, threads: int) -> Any:
+    return load_network(Path(model), SessionOptions(threads=threads, exact=True))
 
 
 def _write_log_probs(network: Any, chunked: ChunkedText, out: str) -> None:

@@ -34,13 +34,13 @@ target_delimiter: ""
 doc_to_text: ""
 doc_to_target: "{{text}}"
 """,
-    "local_text_to_go_on": """output_type: generate_until
+    "local_writing": """output_type: generate_until
 doc_to_text: "{{prompt}}"
 doc_to_target: "none"
 generation_kwargs: {until: ["\\n\\n"], max_gen_toks: 12, do_sample: false}
 """,
 }
-METRICS = {"local_choice": "acc", "local_text": "byte_perplexity", "local_text_to_go_on": "exact_match"}
+METRICS = {"local_choice": "acc", "local_text": "byte_perplexity", "local_writing": "exact_match"}
 PROMPTS = ["def add(a, b):\n   ", "class Shape:\n    def area(self):\n       "]
 
 
@@ -54,9 +54,10 @@ def artifact(tiny_llama_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def network(tiny_llama_dir: Path) -> object:
-    from edgeport.export.evaluate.source_session import load_source
+    from edgeport.export.evaluate.torch_session import load_network
+    from edgeport.runtimes.session import SessionOptions
 
-    return load_source(tiny_llama_dir, threads=1)
+    return load_network(tiny_llama_dir, SessionOptions(threads=1, exact=True))
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def _tasks(folder: Path) -> None:
     rows = {
         "local_choice": [{"prompt": prompt, "choices": CHOICES, "answer": 0} for prompt in PROMPTS],
         "local_text": [{"text": text} for text in TEXTS],
-        "local_text_to_go_on": [{"prompt": prompt} for prompt in PROMPTS],
+        "local_writing": [{"prompt": prompt} for prompt in PROMPTS],
     }
     for name, yaml in TASKS.items():
         data = folder / f"{name}.jsonl"
@@ -146,7 +147,7 @@ def test_whole_texts_have_the_log_likelihood_of_transformers(
 def test_texts_go_on_like_transformers(
     samples: dict[str, list[dict]], network: object, tokenizer: object
 ) -> None:
-    for row, prompt in zip(samples["local_text_to_go_on"], PROMPTS, strict=True):
+    for row, prompt in zip(samples["local_writing"], PROMPTS, strict=True):
         tokens = tokenizer.encode(prompt).ids
         start = len(tokens)
         for _ in range(12):

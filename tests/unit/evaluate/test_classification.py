@@ -57,6 +57,7 @@ def test_a_shared_beginning_is_fed_once() -> None:
     first = scorer.score(prefix, [[1, 2], [3]])
     fed = session.fed
     assert scorer.score(prefix, [[1, 2], [3]]) == first
+    assert session.tokens == prefix, "what a choice left behind is taken back"
     assert session.fed - fed == 2, "the prefix's last token, whose logits are needed, and one of a choice"
     assert scorer.score([*prefix[:-1], 0], [[1]]) == Scorer(BigramSession(LOGITS)).score([0], [[1]])
 

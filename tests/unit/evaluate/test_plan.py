@@ -1,4 +1,4 @@
-"""The source as a session: pieces and rewinds give the logits of one whole pass, and a plan survives its file."""
+"""A plan survives its file, and the source in torch answers it as whole passes over the same tokens do."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeport.errors import RuntimeFailure
 from edgeport.export.evaluate.chunks import ChunkedText
 from edgeport.export.evaluate.classification import EncodedItem
 from edgeport.export.evaluate.plan import EvalPlan, answer, read_plan, write_plan
-from edgeport.export.evaluate.source_session import SourceSession, load_source
+from edgeport.export.evaluate.torch_session import TorchSession, load_network
+from edgeport.runtimes.session import SessionOptions
 
 TOKENS = [0, 17, 300, 5, 44, 5, 99, 120]
 
 
 @pytest.fixture(scope="module")
 def network(tiny_llama_dir: Path) -> object:
-    return load_source(tiny_llama_dir, threads=1)
+    return load_network(tiny_llama_dir, SessionOptions(threads=1, exact=True))
 
 
 def _whole(network: object, tokens: list[int]) -> np.ndarray:
@@ -29,7 +29,7 @@ def _whole(network: object, tokens: list[int]) -> np.ndarray:
 
 
 def test_pieces_and_rewinds_give_the_whole_pass(network: object) -> None:
-    session, expected = SourceSession(network, 64), _whole(network, TOKENS)
+    session, expected = TorchSession(network, 64), _whole(network, TOKENS)
     first = session.feed(TOKENS[:3], all_logits=True)
     last = session.feed(TOKENS[3:])
     assert np.allclose(first, expected[:3], atol=1e-4) and last.shape == (1, 512)
@@ -42,14 +42,6 @@ def test_pieces_and_rewinds_give_the_whole_pass(network: object) -> None:
     assert np.allclose(session.feed(TOKENS)[0], expected[-1], atol=1e-4)
 
 
-def test_the_context_is_kept(network: object) -> None:
-    session = SourceSession(network, 4)
-    with pytest.raises(RuntimeFailure, match="more than the context of 4"):
-        session.feed(TOKENS)
-    with pytest.raises(RuntimeFailure, match="cannot rewind to 1"):
-        session.rewind(1)
-
-
 def test_a_plan_survives_its_file_and_is_answered(network: object, tmp_path: Path) -> None:
     plan = EvalPlan(
         ChunkedText(((1, 2), (3, 4)), 2, "0"),
@@ -60,7 +52,7 @@ def test_a_plan_survives_its_file_and_is_answered(network: object, tmp_path: Pat
     )
     write_plan(plan, tmp_path / "plan.json")
     assert read_plan(tmp_path / "plan.json") == plan and plan.context_length == 8
-    answers = answer(SourceSession(network, 64), plan)
+    answers = answer(TorchSession(network, 64), plan)
     tokens = [1, 2, 3]
     for _ in range(5):
         tokens.append(int(_whole(network, tokens)[-1].argmax()))
