@@ -91,8 +91,8 @@ def measure(options: argparse.Namespace, work: Path) -> list[Line]:
     if options.solver != "rtn":
         statistics = collect_statistics(source, text, work, threads=options.threads, progress=progress)
     solver = QuickSolver(source, statistics)
-    search = MixSearch(per_tensor=options.per_tensor, windows=options.windows)
-    groups = tensor_groups(source.spec, recipe, search.schemes, per_tensor=search.per_tensor)
+    search = MixSearch(per_tensor=not options.groups, windows=options.windows)
+    groups = tensor_groups(source.spec, recipe, search.schemes, per_tensor=not options.groups)
     split = split_windows(
         text, search=search.windows, check=1, n_ctx=search.n_ctx, vocab_size=source.spec.vocab_size
     )
@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path, default=reference / "text" / "calibration.txt")
     parser.add_argument("--heldout", type=Path, default=reference / "text" / "heldout.txt")
     parser.add_argument("--solver", choices=("rtn", "imatrix"), default="rtn")
-    parser.add_argument("--per-tensor", action="store_true")
+    parser.add_argument("--groups", action="store_true", help="one scheme for q, k, v and for gate, up")
     parser.add_argument("--windows", type=int, default=8)
     parser.add_argument("--calibration-tokens", type=int, default=1 << 20)
     parser.add_argument("--heldout-windows", type=int, default=8)

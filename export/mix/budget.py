@@ -21,14 +21,15 @@ BITS = "checkpoint"
 
 @dataclass(frozen=True, slots=True)
 class MixSearch:
-    """schemes: what a group may get. per_tensor: decide tensor by tensor, not by the groups engines fuse.
+    """schemes: what a group may get. per_tensor: decide tensor by tensor, not by the groups engines fuse; None: by groups
+    only where `safetensors` is among the formats, because vLLM wants one scheme for what it fuses.
 
     windows of n_ctx tokens measure sensitivity, check_windows others compare the finished mixes. Groups whose every option
     would take longer than most_seconds to measure have only their smallest measured and the others estimated.
     """
 
     schemes: tuple[TensorScheme, ...] = DEFAULT_SCHEMES
-    per_tensor: bool = False
+    per_tensor: bool | None = None
     windows: int = 8
     check_windows: int = 16
     n_ctx: int = 256
@@ -54,13 +55,19 @@ class MixBudget:
         if self.target_bytes is not None and not self.formats:
             raise UsageError("--target-size is the size of a container", hint="name at least one --format")
 
+    @property
+    def per_tensor(self) -> bool:
+        wanted = self.search.per_tensor
+        return "safetensors" not in self.formats if wanted is None else wanted
+
     def to_document(self) -> dict[str, object]:
+        """Plain values for the report."""
         return {
             "target_bits": self.target_bits,
             "target_bytes": self.target_bytes,
             "formats": list(self.formats),
             "schemes": [str(scheme) for scheme in self.search.schemes],
-            "per_tensor": self.search.per_tensor,
+            "per_tensor": self.per_tensor,
         }
 
 

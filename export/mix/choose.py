@@ -57,7 +57,7 @@ def choose_mix(  # noqa: PLR0913 - the three last are how, not what
     Raises DoesNotFit for a budget below the lowest schemes, UsageError for text shorter than 64 tokens.
     """
     task = MixTask(source, recipe, budget, work, threads)
-    groups = tensor_groups(source.spec, recipe, budget.search.schemes, per_tensor=budget.search.per_tensor)
+    groups = tensor_groups(source.spec, recipe, budget.search.schemes, per_tensor=budget.per_tensor)
     split = split_windows(
         text,
         search=budget.search.windows,

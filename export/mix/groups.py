@@ -1,7 +1,7 @@
-"""What the mix decides about: groups of tensors that get one scheme together.
+"""What the mix decides about: single tensors, or groups of tensors that get one scheme together.
 
-By default the linears of a layer that share an input are one group (q, k and v; gate and up), because engines multiply them at
-once: vLLM and the ONNX writer fuse q, k and v only where their schemes are equal.
+Groups are the linears of a layer that share an input (q, k and v; gate and up), because engines multiply them at once: vLLM
+refuses different schemes there, and the ONNX writer makes three products of one.
 """
 
 from __future__ import annotations

@@ -20,6 +20,9 @@ from edgeport.export.formats.tokenizer_files import copy_tokenizer
 from edgeport.export.recipe import Recipe
 from edgeport.export.source import SourceModel
 
+INLINE_BYTES = 1024
+"""The ONNX writer keeps smaller tensors in the graph."""
+
 
 @dataclass(frozen=True, slots=True)
 class Overhead:
@@ -81,8 +84,10 @@ def _gguf(source: SourceModel, recipe: Recipe) -> Overhead:
 def _onnx(source: SourceModel, recipe: Recipe) -> Overhead:
     spec = source.spec
     aligned = sum(_alignment_bytes(size) for size in _piece_sizes(spec, recipe))
-    # q, k and v of different schemes are three products instead of one.
-    graph = Overhead(8_600 + 5_000 * spec.layers, 1_000 + 2_000 * spec.layers)
+    # A tensor beyond the inline size has a file, an offset and a length. q, k and v of different schemes are three products
+    # instead of one, which is most of the error.
+    external = sum(size > INLINE_BYTES for size in _piece_sizes(spec, recipe))
+    graph = Overhead(2_600 + 4_700 * spec.layers + 80 * external, 600 + 1_500 * spec.layers)
     return _sum(_copied(source), Overhead(1_400, 200), graph, _half(aligned))
 
 
@@ -146,7 +151,7 @@ def _piece_sizes(spec: DecoderSpec, recipe: Recipe) -> list[int]:
 
 def _alignment_bytes(size_bytes: int) -> int:
     """The most that is skipped before a tensor: large ones start on a page. Twice the size is what a mix may make of it."""
-    if size_bytes <= 1024:
+    if size_bytes <= INLINE_BYTES:
         return 0
     return 4096 if 2 * size_bytes >= 1 << 20 else 64
 
