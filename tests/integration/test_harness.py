@@ -188,7 +188,8 @@ def test_what_does_not_fit_is_cut_aloud(artifact: Path, caplog: pytest.LogCaptur
             model.loglikelihood([SimpleNamespace(args=(text, " return"))], disable_tqdm=True)
             for text in ("x = 1\n" * 20, "x")
         )
-    assert "is cut from the left to 16" in caplog.text and caplog.text.count("is cut") == 1
+    room = 16 - len(model.tok_encode(" return", add_special_tokens=False)) + 1
+    assert f"is cut from the left to {room}" in caplog.text and caplog.text.count("is cut") == 1
     assert math.isfinite(long[0][0]) and long != short
     with pytest.raises(UsageError, match="does not fit a context of 16"):
         model.loglikelihood([SimpleNamespace(args=("x", "x = 1\n" * 20))], disable_tqdm=True)
