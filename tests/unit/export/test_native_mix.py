@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +15,12 @@ import pytest
 from edgeport.export.families.table import read_spec
 from edgeport.export.formats.base import WriteOptions
 from edgeport.export.formats.gguf import GgufFormat
+from edgeport.export.formats.gguf_tensors import gguf_name
 from edgeport.export.native.gguf_forecast import forecast
 from edgeport.export.native.gguf_imatrix import ImatrixText, write_imatrix
 from edgeport.export.native.gguf_k_quants import _float_file
 from edgeport.export.native.gguf_mix import MIXES, Type, fitting, tensor_types
-from edgeport.export.native.gguf_quantize import quantize_in_child
+from edgeport.export.native.gguf_quantize import _importance, quantize_in_child
 from edgeport.export.native.table import NATIVE, get_native
 from edgeport.export.safetensors_file import SafetensorsWriter, TensorPlan
 from edgeport.export.source import SIDE_FILES, SourceModel, open_source
@@ -73,25 +76,65 @@ def model_of(shape: Mapping[str, int], tiny: Path, directory: Path, *, tied: boo
     return open_source(str(directory))
 
 
+def prepare(shape: str, tiny: Path, folder: Path) -> Prepared:
+    name, _, own_head = shape.partition(", ")
+    source = model_of(SHAPES[name], tiny, folder / "model", tied=not own_head)
+    floats, _ = _float_file(source, folder, WriteOptions("tiny", 256, NO_PROGRESS))
+    random = np.random.default_rng(6)
+    importance = {
+        gguf_name(item.name): random.gamma(1.0, size=item.shape[1]).astype(np.float32)
+        for item in source.spec.tensors()
+        if item.role == "linear"
+    }
+    write_imatrix(folder / "imatrix.gguf", importance, ImatrixText())
+    return Prepared(source, floats, folder / "imatrix.gguf")
+
+
 @pytest.fixture(scope="module", params=[*SHAPES, "whole, own head"])
 def prepared(
     request: pytest.FixtureRequest, tiny_llama_dir: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Prepared]:
-    folder = tmp_path_factory.mktemp("native")
-    name, _, own_head = request.param.partition(", ")
-    source = model_of(SHAPES[name], tiny_llama_dir, folder / "model", tied=not own_head)
-    options = WriteOptions("tiny", 256, NO_PROGRESS)
-    floats, _ = _float_file(source, folder, options)
-    random = np.random.default_rng(6)
-    names = {item.name: item for item in source.spec.tensors() if item.role == "linear"}
-    from edgeport.export.formats.gguf_tensors import gguf_name
+) -> Prepared:
+    return prepare(request.param, tiny_llama_dir, tmp_path_factory.mktemp("native"))
 
-    importance = {
-        gguf_name(name): random.gamma(1.0, size=item.shape[1]).astype(np.float32)
-        for name, item in names.items()
-    }
-    write_imatrix(folder / "imatrix.gguf", importance, ImatrixText())
-    yield Prepared(source, floats, folder / "imatrix.gguf")
+
+def cases() -> list[tuple[str, bool]]:
+    return [(label, importance) for label in MIXES for importance in (False, True)]
+
+
+def planned_types(source: str, imatrix: str, jobs: list[tuple[int, bool]]) -> list[dict[str, str]]:
+    """In the child: llama.cpp's dry run tells in its log what each tensor will be, and quantizes nothing."""
+    import llama_cpp.llama_cpp as native
+
+    lines: list[str] = []
+
+    @native.llama_log_callback  # type: ignore[untyped-decorator]
+    def keep(_level: int, text: bytes, _user_data: object) -> None:
+        lines.append(text.decode())
+
+    native.llama_log_set(keep, ctypes.c_void_p(0))
+    found = []
+    for file_type, importance in jobs:
+        lines.clear()
+        parameters = native.llama_model_quantize_default_params()
+        parameters.ftype, parameters.dry_run = file_type, True
+        if importance:
+            entries, values = _importance(native, Path(imatrix))
+            parameters.imatrix = entries
+        assert native.llama_model_quantize(source.encode(), b"unused", ctypes.byref(parameters)) == 0
+        log = re.findall(
+            r"\] +(\S+) +- \[[^]]*\], type = +(\w+), size = [^\[]*?MiB(?: \((\w+)\))?\n", "".join(lines)
+        )
+        found.append({name: (becomes or was).upper() for name, was, becomes in log})
+    return found
+
+
+def test_every_type_is_what_llama_cpp_plans(prepared: Prepared) -> None:
+    jobs = [(int(MIXES[label].file_type), importance) for label, importance in cases()]
+    arguments = {"source": str(prepared.floats), "imatrix": str(prepared.imatrix), "jobs": jobs}
+    planned = run_isolated(f"{__name__}:planned_types", arguments)
+    for (label, importance), found in zip(cases(), planned, strict=True):
+        foretold = tensor_types(prepared.source.spec, MIXES[label], importance=importance)
+        assert {name: item.stored.name for name, item in foretold.items()} == found, (label, importance)
 
 
 def quantize_all(jobs: list[dict[str, object]]) -> None:
@@ -100,13 +143,14 @@ def quantize_all(jobs: list[dict[str, object]]) -> None:
         quantize_in_child(**job)  # type: ignore[arg-type]
 
 
-def test_every_type_and_size_is_what_llama_cpp_writes(prepared: Prepared, tmp_path: Path) -> None:
-    cases = [
-        (label, importance)
-        for label in MIXES
-        for importance in (False, True)
-        if importance or not getattr(get_native(f"gguf-{label.lower()}"), "useless_without", False)
-    ]
+@pytest.mark.parametrize(
+    "shape", ["fallbacks", *(pytest.param(name, marks=pytest.mark.slow) for name in ("whole", "896"))]
+)
+def test_every_type_and_size_is_what_llama_cpp_writes(
+    shape: str, tiny_llama_dir: Path, tmp_path: Path
+) -> None:
+    prepared = prepare(shape, tiny_llama_dir, tmp_path)
+    written = [case for case in cases() if case != ("Q2_K_S", False)]
     jobs = [
         {
             "source": str(prepared.floats),
@@ -116,10 +160,10 @@ def test_every_type_and_size_is_what_llama_cpp_writes(prepared: Prepared, tmp_pa
             "imatrix": str(prepared.imatrix) if importance else None,
             "metadata": {},
         }
-        for label, importance in cases
+        for label, importance in written
     ]
     run_isolated(f"{__name__}:quantize_all", {"jobs": jobs})
-    for label, importance in cases:
+    for label, importance in written:
         header = read_header(tmp_path / f"{label}-{importance}.gguf")
         spec = prepared.source.spec
         foretold = tensor_types(spec, MIXES[label], importance=importance)
