@@ -25,7 +25,7 @@ NF4_BLOCK, NESTED_BLOCK = 64, 256
 """Weights per absmax, and absmax values per absmax of their own."""
 _MAPS_BYTES = 4 * 16 + 4 * 256
 _STATE_BYTES = 168  # a JSON text of block sizes, dtype, shape and one number; a few bytes more or less
-_PROCESS_BYTES = 700 << 20
+_PROCESS_BYTES = 650 << 20
 """What python with torch, transformers and bitsandbytes takes before the first weight."""
 _ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _STORED = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -70,7 +70,7 @@ class BitsAndBytes:
             notes=(
                 f"embedding and head stay in {float_dtype(spec)}: {kept / weights:.0%} of the weights",
                 f"made by transformers in a process of its own, with up to "
-                f"{format_bytes(_PROCESS_BYTES + source_bytes + size_bytes)} of memory",
+                f"{format_bytes(_PROCESS_BYTES + source_bytes + 2 * size_bytes)} of memory",
                 "opens in transformers with bitsandbytes installed; its weights are not those of the other containers",
             ),
         )

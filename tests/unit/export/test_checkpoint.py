@@ -28,13 +28,16 @@ from edgeport.scheme import TensorScheme
 
 
 @given(
-    bits=st.sampled_from([4, 8]), rows=st.integers(1, 4), pairs=st.integers(1, 40), seed=st.integers(0, 2**32)
+    bits=st.sampled_from([2, 4, 8]),
+    rows=st.integers(1, 4),
+    fours=st.integers(1, 20),
+    seed=st.integers(0, 2**32),
 )
-def test_unpacking_is_the_inverse_of_packing(bits: int, rows: int, pairs: int, seed: int) -> None:
+def test_unpacking_is_the_inverse_of_packing(bits: int, rows: int, fours: int, seed: int) -> None:
     lowest = -(1 << (bits - 1))
-    codes = np.random.default_rng(seed).integers(lowest, -lowest, (rows, 2 * pairs)).astype(np.int8)
+    codes = np.random.default_rng(seed).integers(lowest, -lowest, (rows, 4 * fours)).astype(np.int8)
     packed = pack_codes(codes, bits)
-    assert packed.dtype == np.uint8 and packed.shape == (rows, 2 * pairs * bits // 8)
+    assert packed.dtype == np.uint8 and packed.shape == (rows, 4 * fours * bits // 8)
     assert np.array_equal(unpack_codes(packed, bits), codes)
 
 
@@ -43,6 +46,9 @@ def test_bytes_written_by_hand() -> None:
     assert pack_codes(np.array([[-8, 7, 0, -1]], np.int8), 4).tolist() == [[0xF0, 0x78]]
     assert pack_codes(np.array([[-128, 0, 127]], np.int8), 8).tolist() == [[0x00, 0x80, 0xFF]]
     assert unpack_codes(np.array([[0x3A]], np.uint8), 4).tolist() == [[2, -5]]
+    # -2, 1, 0, -1 -> 0, 3, 2, 1; the first feature in the lowest two bits.
+    assert pack_codes(np.array([[-2, 1, 0, -1]], np.int8), 2).tolist() == [[0b01_10_11_00]]
+    assert unpack_codes(np.array([[0b00_01_10_11]], np.uint8), 2).tolist() == [[1, 0, -1, -2]]
 
 
 def test_dequantize_is_code_times_the_scale_of_its_block() -> None:
@@ -89,7 +95,7 @@ def test_weights_id_by_hand() -> None:
     assert weights_id({"b": "22", "a": "11"}) == hashlib.sha256(lines).hexdigest()
 
 
-@pytest.mark.parametrize("scheme", ["int4", "int8", "f16", "bf16", "f32"])
+@pytest.mark.parametrize("scheme", ["int2", "int4", "int8", "f16", "bf16", "f32"])
 def test_the_recorded_digest_is_that_of_the_dequantized_tensor(scheme: str) -> None:
     values = np.random.default_rng(3).standard_normal((6, 64)).astype(np.float32)
     values[0] = -0.0

@@ -17,7 +17,7 @@ from edgeport.export.quantize.grid import (
 )
 from edgeport.scheme import SCALE_SIGNIFICANT_BITS
 
-BITS = st.sampled_from([4, 8])
+BITS = st.sampled_from([2, 4, 8])
 FLOATS = st.lists(
     st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=-(2.0**100), max_value=2.0**100),
     min_size=1,

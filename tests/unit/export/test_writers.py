@@ -41,6 +41,12 @@ MIXED = {
         "*.1.mlp.gate_proj.weight": "f32",
     },
 }
+INT2_EVERYWHERE = {
+    "linear": "int2-g64",
+    "embedding": "int2-g32",
+    "head": "int2-g32",
+    "overrides": {"*.o_proj.weight": "int4-g32", "*.1.self_attn.v_proj.weight": "int8-g32"},
+}
 G128 = {"linear": "int4-g128", "embedding": "int8-g128", "head": "int8-g128"}
 CASES = [
     *[
@@ -51,6 +57,8 @@ CASES = [
     ("tiny_llama", "mixed"),
     ("tiny_qwen2", "mixed"),
     ("tiny_qwen2", "g64"),
+    ("tiny_llama", "int2 everywhere"),
+    ("tiny_qwen2", "int2 everywhere"),
     ("llama-3.2-1b", "int4"),
     ("llama-3.2-1b", "g128"),
     ("qwen2.5-0.5b", "int4"),
@@ -68,7 +76,12 @@ class Packed:
 
 
 def recipe_of(name: str) -> Recipe:
-    documents: dict[str, dict[str, Any]] = {"mixed": MIXED, "g64": GROUPS, "g128": G128}
+    documents: dict[str, dict[str, Any]] = {
+        "mixed": MIXED,
+        "g64": GROUPS,
+        "g128": G128,
+        "int2 everywhere": INT2_EVERYWHERE,
+    }
     return parse(documents[name], default_name=name) if name in documents else load_recipe(name)
 
 

@@ -19,6 +19,8 @@ from edgeport.export.verify.read_openvino import read_weights
 CASES: dict[str, dict[str, Any]] = {
     "llama-tied-int4-g32": {"linear": "int4-g32", "table": "int8-g32"},
     "llama-untied-int4-g64": {"linear": "int4-g64", "table": "int4-g64"},
+    "qwen2-untied-int2": {"linear": "int2-g32", "table": "int8-g32", "o_proj": "int4-g32"},
+    "llama-tied-int2-g64": {"linear": "int2-g64", "table": "int2-g32"},
     "qwen2-tied-int4-g128": {"linear": "int4-g128", "table": "f16"},
     "qwen2-untied-int8": {"linear": "int8-g32", "table": "int8-g32"},
     "llama-untied-bf16": {"linear": "bf16", "table": "bf16"},
