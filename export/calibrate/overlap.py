@@ -70,7 +70,7 @@ def find_overlap(texts: Sequence[str], heldout: str) -> Overlap:
     for text in texts:
         letters, positions = _letters(text)
         total += len(letters)
-        for start, stop in _runs(np.isin(run_hashes(letters), known)):
+        for start, stop in _runs(_is_known(run_hashes(letters), known)):
             last = stop + RUN_CHARACTERS - 1
             shown = text[positions[start] : positions[last - 1] + 1]
             passages.append(Passage(last - start, shown))
@@ -128,6 +128,14 @@ def _join(first: Hashes, second: Hashes, width: int) -> Hashes:
     """Hashes of runs followed by runs of `width`; as many as there are seconds."""
     factor = np.uint64(pow(_BASE, width, 1 << 64))
     return np.asarray(first[: len(second)] * factor + second, dtype=np.uint64)
+
+
+def _is_known(hashes: Hashes, known: Hashes) -> npt.NDArray[np.bool_]:
+    """Which of `hashes` are among the sorted `known`."""
+    if not len(known):
+        return np.zeros(len(hashes), dtype=np.bool_)
+    places = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
+    return np.asarray(known[places] == hashes)
 
 
 def _runs(hits: npt.NDArray[np.bool_]) -> Iterator[tuple[int, int]]:

@@ -51,7 +51,8 @@ def sample_tokens(
         model = AutoModelForCausalLM.from_pretrained(
             source.directory, dtype=torch.float32, local_files_only=True, use_safetensors=True
         ).eval()
-        model.generation_config = GenerationConfig()  # the model's own may bring top-k, penalties, an end token
+        # The model's own may bring top-k, penalties and an end token, and fills what another leaves open.
+        model.generation_config = GenerationConfig()
         written = [
             _write(model, torch.from_numpy(prompts[start : start + _BATCH_WINDOWS]), n_ctx, source, stage)
             for start in range(0, windows, _BATCH_WINDOWS)
