@@ -55,12 +55,26 @@ def test_export_runs_every_step_in_order(checkout: Path) -> None:
     out = "[artifacts/reference-laptop]"
     expected = [
         f"export [models/reference] [--device] [laptop] [-o] {out}",
-        f"eval {out} [--text] [models/reference/text/heldout.txt]",
         f"bench {out}",
         f"report {out}",
         f"inspect {out}",
     ]
     assert calls(checkout) == expected
+
+
+def test_the_gate_measures_quality_and_without_it_eval_does(checkout: Path) -> None:
+    words = ("GATE=no", "SOLVER=auto", "TARGET_BITS=4.6", "TARGET_MEMORY=2GB", "MAX_LOSS=3%")
+    assert make(checkout, "export", *words).returncode == 0
+    out = "[artifacts/reference-edge]"
+    assert calls(checkout)[:2] == [
+        f"export [models/reference] [--device] [edge] [-o] {out} [--solver] [auto] [--target-bits] [4.6] "
+        "[--target-memory] [2GB] [--max-loss] [3%] [--no-gate]",
+        f"eval {out} [--text] [models/reference/text/heldout.txt]",
+    ]
+    assert make(checkout, "export", "TEXT=my text.txt").returncode == 0
+    assert "export [models/reference] [--device] [edge] [-o] " + out + " [--heldout] [my text.txt]" in calls(
+        checkout
+    )
 
 
 def test_variables_reach_the_command(checkout: Path) -> None:

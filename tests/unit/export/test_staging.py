@@ -119,3 +119,17 @@ def test_containers_of_an_earlier_export_with_other_formats_are_dropped(tmp_path
         (staging.final / "golden.json").write_text("{}")
         staging.keep_only(("onnx",))
         assert list(staging.final.iterdir()) == []
+
+
+def test_scratch_survives_a_kill_and_not_another_key(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with Staging(out, resume=True) as staging:
+        folder = staging.scratch("solve", {"solver": "gptq"})
+        (folder / "layer-0").touch()
+    with Staging(out, resume=True) as staging:
+        assert (staging.scratch("solve", {"solver": "gptq"}) / "layer-0").exists()
+        assert not any(staging.scratch("solve", {"solver": "awq"}).iterdir())
+        assert not any(staging.scratch("solve", {"solver": "gptq"}).iterdir()), "the other key has emptied it"
+        (folder / "layer-0").touch()
+    with Staging(out, resume=False) as staging:
+        assert not any(staging.scratch("solve", {"solver": "gptq"}).iterdir())
