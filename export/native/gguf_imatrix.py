@@ -42,8 +42,8 @@ class ImatrixText:
 def read_importance(statistics: Path, spec: DecoderSpec) -> dict[str, Floats]:
     """Importance [in_features] of every linear of `spec` by GGUF name, from the file of a calibration pass.
 
-    Features that were always zero get a millionth of the mean: with a block of zero weights llama.cpp's search divides
-    by zero. Raises UsageError when a linear is missing, has another width, or is not finite.
+    Features that were always zero get a millionth of the mean: a block without any importance llama.cpp writes as zeros,
+    which is wrong for the first text that uses it. Raises UsageError when a linear is missing, has another width, or is not finite.
     """
     file = SafetensorsFile(statistics)
     found = {}
