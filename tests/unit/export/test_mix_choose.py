@@ -87,6 +87,43 @@ def test_size_is_that_of_the_largest_container(tiny_llama_dir: Path, tmp_path: P
     assert set(choice.report.container_bytes) == {"onnx", "gguf"}
 
 
+def test_calibrated_recipe_is_searched_with_its_statistics(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    source, recipe = open_source(str(tiny_llama_dir)), replace(load_recipe("int4"), solver="gptq")
+    budget = MixBudget(target_bits=6.0, search=SMALL)
+    choice = choose_mix(source, recipe, make_text(), budget, work=tmp_path, threads=1, progress=NO_PROGRESS)
+    assert choice.report.solver == "imatrix" and choice.recipe.solver == "gptq"
+    plain = choose(source, budget, tmp_path / "rtn").report
+    assert plain.solver == "rtn"
+    assert plain.predicted_kl != choice.report.predicted_kl
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target_bytes", [4_100_000, 4_800_000])
+def test_real_files_are_no_larger_than_asked(target_bytes: int, tmp_path: Path) -> None:
+    """4.1 MB leaves gguf and onnx little; OpenVINO's graph and tokenizer alone take a megabyte."""
+    from edgeport.export.checkpoint import Checkpoint
+    from edgeport.export.formats.base import WriteOptions
+    from edgeport.export.formats.table import get_format
+    from edgeport.export.quantize.run import quantize
+
+    source = open_source(str(REFERENCE))
+    formats = ("gguf", "onnx") if target_bytes < 4_500_000 else ("gguf", "onnx", "openvino")
+    budget = MixBudget(target_bytes=target_bytes, formats=formats, search=SMALL)
+    choice = choose_mix(
+        source, load_recipe("int4"), make_text(), budget, work=tmp_path, threads=1, progress=NO_PROGRESS
+    )
+    (tmp_path / "checkpoint").mkdir()
+    quantize(source, choice.recipe, tmp_path / "checkpoint", threads=1, progress=NO_PROGRESS)
+    sizes = {}
+    for container in formats:
+        folder = tmp_path / container
+        folder.mkdir()
+        options = WriteOptions(source.name, source.spec.context_length, NO_PROGRESS)
+        get_format(container).write(Checkpoint(tmp_path / "checkpoint", source.spec), folder, options)
+        sizes[container] = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    assert 0.96 * target_bytes < max(sizes.values()) <= target_bytes, sizes
+
+
 def test_too_small_a_budget_is_refused_before_anything_is_measured(
     tiny_llama_dir: Path, tmp_path: Path
 ) -> None:
