@@ -186,7 +186,7 @@ def test_what_does_not_fit_is_cut_aloud(artifact: Path, caplog: pytest.LogCaptur
     with caplog.at_level(logging.WARNING):
         long, short = (
             model.loglikelihood([SimpleNamespace(args=(text, " return"))], disable_tqdm=True)
-            for text in ("x = 1\n" * 20, "x")
+            for text in (("x = 1\n" * 20).strip(), "x")  # the harness moves space at its end to the choice
         )
     room = 16 - len(model.tok_encode(" return", add_special_tokens=False)) + 1
     assert f"is cut from the left to {room}" in caplog.text and caplog.text.count("is cut") == 1
