@@ -19,6 +19,7 @@ from edgeport.export.calibrate.statistics import InputStatistics
 from edgeport.export.quantize import rtn
 from edgeport.export.quantize.grid import Floats
 from edgeport.export.quantize.imatrix import importance
+from edgeport.export.quantize.refine import refine
 from edgeport.export.quantize.solver import RowSolver, SolvedRows
 from edgeport.lazy import missing_extra
 from edgeport.scheme import TensorScheme
@@ -54,22 +55,51 @@ def prepare_weighted(statistics: InputStatistics | None) -> RowSolver:
     return _prepare(statistics, weights=None if statistics is None else importance(statistics))
 
 
+def prepare_refined(statistics: InputStatistics | None) -> RowSolver:
+    """The same, and then scales and codes made better in turns (`edgeport.export.quantize.refine`)."""
+    solve = _prepare(statistics, weights=None)
+    if statistics is None or statistics.hessian is None:
+        return solve
+    damped = damped_hessian(statistics.hessian, DAMPING)
+    correction = _correction(statistics, DAMPING)
+
+    def solve_and_refine(values: Floats, scheme: TensorScheme) -> SolvedRows:
+        return refine(_corrected(values, correction), solve(values, scheme), scheme, damped)
+
+    return solve_and_refine
+
+
+def damped_hessian(hessian: Floats, damping: float) -> Floats:
+    """With `damping` times its mean diagonal added to the diagonal; never zero."""
+    damped = hessian.copy()
+    mean = float(np.diag(hessian).mean())
+    damped.reshape(-1)[:: len(damped) + 1] += damping * mean if mean > 0 else 1.0
+    return damped
+
+
 def _prepare(statistics: InputStatistics | None, *, weights: Floats | None) -> RowSolver:
     if statistics is None or statistics.hessian is None:
         return lambda values, scheme: rtn.solve_weighted(values, scheme, weights)
     feedback = error_feedback(statistics.hessian)
-    correction = None
-    if statistics.cross is not None:
-        correction = target_correction(statistics.hessian, statistics.cross, feedback.damping)
+    correction = _correction(statistics, feedback.damping)
 
     def solve(values: Floats, scheme: TensorScheme) -> SolvedRows:
-        if correction is not None:
-            values = values + values @ correction
+        values = _corrected(values, correction)
         scales = rtn.search_scales(values, scheme, weights)
         codes = round_with_feedback(values, scales, scheme, feedback)
         return SolvedRows(codes, scales.astype(np.float16))
 
     return solve
+
+
+def _correction(statistics: InputStatistics, damping: float) -> Floats | None:
+    if statistics.cross is None or statistics.hessian is None:
+        return None
+    return target_correction(statistics.hessian, statistics.cross, damping)
+
+
+def _corrected(values: Floats, correction: Floats | None) -> Floats:
+    return values if correction is None else values + values @ correction
 
 
 def error_feedback(hessian: Floats) -> ErrorFeedback:

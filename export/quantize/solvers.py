@@ -61,13 +61,13 @@ SOLVERS: Mapping[str, SolverEntry] = {
         folds=True,
     ),
     "gptaq": SolverEntry(
-        "edgeport.export.quantize.gptq:prepare",
+        "edgeport.export.quantize.gptq:prepare_refined",
         "hessian",
-        "gptq aimed at what the float model computes: each layer also makes good the errors before it",
+        "gptq aimed at what the float model computes, so that layers make good the errors before them; then refined",
         corrects=True,
     ),
     "learned": SolverEntry(
-        "edgeport.export.quantize.gptq:prepare",
+        "edgeport.export.quantize.gptq:prepare_refined",
         "hessian",
         "gptaq, then codes and scales distilled on the source model's own answers; slow",
         corrects=True,

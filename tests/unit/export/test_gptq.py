@@ -10,6 +10,7 @@ from edgeport.errors import UnsupportedModel
 from edgeport.export.calibrate.statistics import InputStatistics
 from edgeport.export.quantize import gptq, imatrix, rtn
 from edgeport.export.quantize.grid import Floats, is_on_grid
+from edgeport.export.quantize.refine import refine
 from edgeport.export.quantize.solver import SolvedRows, Solver
 from edgeport.scheme import TensorScheme
 
@@ -74,7 +75,7 @@ def test_codes_are_those_of_the_textbook() -> None:
     assert (solved.codes == expected).mean() > 0.99
 
 
-@pytest.mark.parametrize("prepare", [gptq.prepare, gptq.prepare_weighted])
+@pytest.mark.parametrize("prepare", [gptq.prepare, gptq.prepare_weighted, gptq.prepare_refined])
 def test_less_output_error_than_rounding(prepare: Solver) -> None:
     values = np.random.default_rng(3).standard_normal((64, 256)).astype(np.float32)
     statistics = statistics_of(correlated_inputs(256, 4000, seed=4))
@@ -96,7 +97,7 @@ def test_known_optimum_on_an_orthogonal_layer_is_found() -> None:
     values = SolvedRows(codes, scales.astype(np.float16)).dequantize()
     rotation, _ = np.linalg.qr(generator.standard_normal((128, 128)))
     statistics = statistics_of((generator.standard_normal((1000, 128)) @ rotation).astype(np.float32))
-    for prepare in (rtn.prepare, imatrix.prepare, gptq.prepare, gptq.prepare_weighted):
+    for prepare in (rtn.prepare, imatrix.prepare, gptq.prepare, gptq.prepare_weighted, gptq.prepare_refined):
         solved = prepare(statistics)(values, INT4)
         assert np.array_equal(solved.dequantize(), values)
 
@@ -152,3 +153,51 @@ def test_a_hessian_with_nan_is_refused() -> None:
     hessian[3, 3] = np.nan
     with pytest.raises(UnsupportedModel, match="NaN or infinite"):
         gptq.error_feedback(hessian)
+
+
+def test_refining_lowers_the_error_of_every_row_or_leaves_it() -> None:
+    values = np.random.default_rng(12).standard_normal((64, 256)).astype(np.float32)
+    statistics = statistics_of(correlated_inputs(256, 3000, seed=13))
+    assert statistics.hessian is not None
+    hessian = gptq.damped_hessian(statistics.hessian, gptq.DAMPING)
+    start = gptq.prepare(statistics)(values, INT4)
+    better = refine(values, start, INT4, hessian)
+
+    def row_errors(solved: SolvedRows) -> Doubles:
+        difference = solved.dequantize().astype(np.float64) - values
+        return np.einsum("rk,kl,rl->r", difference, hessian, difference)
+
+    before, after = row_errors(start), row_errors(better)
+    assert (after <= before * (1 + 1e-5)).all()
+    assert after.sum() < 0.97 * before.sum()
+    assert is_on_grid(better.scales, 7)
+
+
+def test_refined_codes_are_a_minimum_in_every_single_code() -> None:
+    """With the scales as they are, no code of any row can be changed by one step to less error."""
+    values = np.random.default_rng(14).standard_normal((8, 64)).astype(np.float32)
+    statistics = statistics_of(correlated_inputs(64, 500, seed=15))
+    assert statistics.hessian is not None
+    hessian = gptq.damped_hessian(statistics.hessian, gptq.DAMPING).astype(np.float64)
+    solved = gptq.prepare(statistics)(values, INT4)
+    for _ in range(6):
+        solved = refine(values, solved, INT4, hessian.astype(np.float32))
+    steps = np.repeat(solved.scales.astype(np.float64), INT4.block, axis=1)
+    pull = (values - solved.codes * steps) @ hessian
+    change = np.abs(pull / (np.diag(hessian) * steps))
+    inside = (solved.codes > -8) & (solved.codes < 7)
+    assert (change[inside] < 0.51).mean() > 0.99
+
+
+def test_the_corrected_target_does_on_the_disturbed_input_what_the_weight_did() -> None:
+    """With a disturbance that a linear map can undo, the corrected float weight undoes it."""
+    generator = np.random.default_rng(16)
+    undisturbed = correlated_inputs(64, 4000, seed=17)
+    disturbed = (undisturbed @ (np.eye(64) + 0.05 * generator.standard_normal((64, 64)))).astype(np.float32)
+    hessian = (disturbed.T @ disturbed / 4000).astype(np.float32)
+    cross = (undisturbed.T @ disturbed / 4000).astype(np.float32)
+    values = generator.standard_normal((16, 64)).astype(np.float32)
+    corrected = values + values @ gptq.target_correction(hessian, cross, 1e-6)
+    wanted = undisturbed @ values.T
+    before = np.square(disturbed @ values.T - wanted).mean()
+    assert np.square(disturbed @ corrected.T - wanted).mean() < 0.01 * before
