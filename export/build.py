@@ -59,10 +59,7 @@ def build(plan: ExportPlan, shop: Workshop) -> Built:
             text = calibration_text(plan.calibration, plan.source, shop.staging, shop.progress)
     plan, mix = _mixed(plan, text, shop)
     key = checkpoint_key(plan, text)
-    shop.staging.keep_only(plan.formats)
-    identities = {}
-    if plan.portable:
-        identities = _portable(plan, text, key, shop)
+    identities = _portable(plan, text, key, shop) if plan.portable else {}
     identities |= _native(plan, text, key, shop)
     final = shop.staging.final
     manifest = _manifest(plan, identities, final, shop.clock)
@@ -81,6 +78,8 @@ def _portable(
 ) -> dict[str, str]:
     """One set of codes in every portable container, with golden answers; the same weights_id for each."""
     checkpoint = _quantize(plan, text, key, shop)
+    # Not before: until here a rung that cannot be built leaves the one before it whole.
+    shop.staging.keep_only(plan.formats)
     packed = pack(plan, checkpoint, shop.staging, key, shop.clock, shop.progress)
     _write_index(checkpoint, shop.staging.final)
     with shop.clock.timed("golden"):
@@ -97,6 +96,8 @@ def _native(
     from edgeport.export.verify.native import native_identity
 
     statistics = _statistics(plan, text, key, shop)
+    if not plan.portable:
+        shop.staging.keep_only(plan.formats)
     own_key = {"source": key["source"], "tools": key["tools"], "text": text.sha256 if text else None}
     pack_native(plan, shop.staging, statistics, own_key, shop.clock, shop.progress)
     identities = {}

@@ -102,5 +102,7 @@ class Judge:
             threads=built.plan.threads,
             progress=self._shop.progress,
         )
-        verdict = overall([*report.lines, *lines])
+        verdict = overall(lines)
+        if verdict != "fail":
+            verdict = report.verdict  # a quality that was not judged does not pass because a speed did
         return replace(report, lines=(*report.lines, *lines), verdict=verdict)

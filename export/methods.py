@@ -85,7 +85,7 @@ def plan_calibration(
 
 def plan_mix(source: SourceModel, recipe: Recipe, budget: MixBudget) -> MixBudget:
     """The same budget, when a mix over the recipe can meet it. Raises DoesNotFit, naming the least possible."""
-    groups = tensor_groups(source.spec, recipe, budget.search.schemes, per_tensor=budget.search.per_tensor)
+    groups = tensor_groups(source.spec, recipe, budget.search.schemes, per_tensor=budget.per_tensor)
     lowest = {item.name: group.schemes[0] for group in groups for item in group.tensors}
     limits = budget_limits(source, recipe, budget)
     require_possible(source, budget, limits, all_schemes(source.spec, recipe, lowest))

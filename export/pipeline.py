@@ -85,7 +85,7 @@ class _Climb:
             if known is not None:
                 return None, self._note(known)
             started = time.perf_counter()
-            shop = replace(self._shop, clock=Clock())
+            shop = replace(self._shop, clock=Clock(self._earlier_seconds()))
             built = build(plan, shop)
         except (UsageError, DoesNotFit, MissingExtra) as error:
             if rung.name == AS_ASKED:
@@ -113,6 +113,10 @@ class _Climb:
             return ExportResult(manifest, built.verification, plan.request.out, report, path), False
         self._memory.remember(key, step)
         return None, mendable(report.lines)
+
+    def _earlier_seconds(self) -> dict[str, float]:
+        spent = sum(step.seconds or 0.0 for step in self._path)
+        return {"earlier rungs": spent} if spent else {}
 
     def _note(self, step: Step) -> bool:
         self._path.append(step)

@@ -18,9 +18,10 @@ from edgeport.export.recipe import Recipe, load_recipe
 from edgeport.export.sizes import checkpoint_bytes
 from edgeport.scheme import TensorScheme
 
-STRONGER: Sequence[str] = ("rtn", "imatrix", "awq", "gptq", "gptq+imatrix", "awq+gptq")
-"""Solvers by what they recover, weakest first; `learned` is never started by itself: it takes hours."""
-BETTER_SOLVERS: Sequence[str] = ("gptq", "awq+gptq")
+BEST_SOLVER = "gptaq"
+"""The best that needs no distillation, which takes hours and is never started by the ladder itself."""
+WEAKER: Sequence[str] = ("rtn", "imatrix", "awq", "gptq+imatrix", "gptq", "awq+gptq")
+"""What BEST_SOLVER is a step up from."""
 MIX_STEPS: Mapping[str, float] = {"mixed precision": 0.25, "more mixed precision": 0.5}
 """How far between all low bits and all INT8 the budget of a mix lies."""
 LOW_KINDS = ("int2", "int4")
@@ -70,10 +71,9 @@ def rungs(spec: DecoderSpec, recipe: Recipe, source_dtype: str) -> list[Rung]:
     found: list[Rung] = []
     strongest = recipe
     if _has(spec, recipe, LOW_KINDS):
-        better = _better_solver(recipe.solver)
-        if better is not None:
-            strongest = replace(recipe, solver=better)
-            found.append(Rung(f"solver {better}", strongest))
+        if recipe.solver in WEAKER:
+            strongest = replace(recipe, solver=BEST_SOLVER)
+            found.append(Rung(f"solver {BEST_SOLVER}", strongest))
         found += [
             Rung(name, strongest, MixBudget(target_bits=_between(spec, strongest, share)))
             for name, share in MIX_STEPS.items()
@@ -129,14 +129,6 @@ def step_of(
 
 def skipped(rung: Rung, reason: str) -> Step:
     return Step(rung.name, rung.recipe.name, rung.recipe.solver, "skipped", reason)
-
-
-def _better_solver(name: str) -> str | None:
-    """The next of BETTER_SOLVERS above `name`; None above the last, and for solvers that are not on the scale."""
-    if name not in STRONGER:
-        return None
-    place = STRONGER.index(name)
-    return next((better for better in BETTER_SOLVERS if STRONGER.index(better) > place), None)
 
 
 def _between(spec: DecoderSpec, recipe: Recipe, share: float) -> float:

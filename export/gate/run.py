@@ -19,6 +19,7 @@ from edgeport.export.gate.heldout import HeldoutText
 from edgeport.export.gate.lines import GateLine, Verdict, not_judged, overall, quality_lines
 from edgeport.export.gate.thresholds import Thresholds
 from edgeport.export.source import SourceModel
+from edgeport.lazy import missing_extra
 from edgeport.manifest import read_manifest, to_json
 from edgeport.progress import Progress
 from edgeport.units import format_bytes, format_count, format_seconds
@@ -27,6 +28,7 @@ BUDGET_S = 240.0
 FLOPS_PER_THREAD = 1.5e10
 """Matrix products in float32 on one core of a modest server; only used to bound the work."""
 MOST_CHUNKS, LEAST_CHUNKS = 40, 8
+SHORTEST_N_CTX = 128
 PROMPTS, NEW_TOKENS = 12, 64
 SMALL_PROMPTS, SMALL_NEW_TOKENS = 4, 48
 SOURCE_BYTES_PER_PARAMETER = 5
@@ -109,7 +111,7 @@ def judge(job: GateJob, baseline: Baseline, progress: Progress) -> GateReport:
     entries = [entry.format for entry in read_manifest(job.directory).containers]
     left_out = _too_slow(job.source, entries)
     judged = [name for name in entries if name not in left_out]
-    extent = plan_extent(job.source, len(judged), job.threads)
+    extent = plan_extent(job.source, len(judged), job.threads, count_tokens(job.text.path, job.source))
     request = EvalRequest(
         artifact=job.directory,
         text=job.text.path,
@@ -134,10 +136,23 @@ def failed_to_run(error: EdgeportError, job: GateJob, baseline: Baseline) -> Gat
     return GateReport("fail", error.message, (line,), {}, baseline, job.text.origin)
 
 
-def plan_extent(source: SourceModel, containers: int, threads: int) -> Extent:
-    """As much as fits BUDGET_S by the estimate, between 8 and 40 chunks."""
+def count_tokens(path: Path, source: SourceModel) -> int:
+    """Tokens of the first megabyte of a text."""
+    with missing_extra("export", purpose="tokenizing"):
+        from tokenizers import Tokenizer
+    tokenizer = Tokenizer.from_file(str(source.directory / "tokenizer.json"))
+    tokenizer.no_truncation()
+    with path.open("rb") as stream:
+        text = stream.read(1 << 20).decode("utf-8", errors="replace")
+    return len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def plan_extent(source: SourceModel, containers: int, threads: int, tokens: int) -> Extent:
+    """As much as fits BUDGET_S by the estimate, between 8 and 40 chunks; shorter chunks where the text has few tokens."""
     spec = source.spec
     n_ctx = min(DEFAULT_N_CTX, spec.context_length)
+    while n_ctx > SHORTEST_N_CTX and tokens < 2 * n_ctx:
+        n_ctx //= 2
     runs = containers + 1
     chunk_s = runs * 2.0 * spec.parameters() * n_ctx / (FLOPS_PER_THREAD * threads)
     chunks = min(MOST_CHUNKS, max(LEAST_CHUNKS, int(BUDGET_S / 2 / chunk_s)))

@@ -141,7 +141,7 @@ def test_the_ladder_climbs_over_what_does_not_fit_to_what_passes(
     path = {step.rung: step for step in result.path}
     assert [step.verdict for step in result.path] == ["fail", "skipped", "skipped", "skipped", "pass"]
     assert path["as asked"].perplexity_ratio is not None and path["as asked"].perplexity_ratio > 1.05
-    assert "--time-budget" in path["solver gptq"].reason
+    assert "--time-budget" in path["solver gptaq"].reason
     manifest = read_manifest(tmp_path / "out")
     assert manifest.gate["rung"] == "INT8" == result.path[-1].rung
     assert manifest.recipe["name"] == "int8" and manifest.recipe["linear"] == "int8-g32"
@@ -177,7 +177,7 @@ def test_exit_1_when_no_rung_passes(
     with pytest.raises(GateFailure, match="on any of 6 rungs") as caught:
         run(make_plan(request), progress=NO_PROGRESS, tell=heard.append)
     assert caught.value.exit_code == 1
-    for rung in ("as asked", "solver gptq", "mixed precision", "INT8", "16 bits"):
+    for rung in ("as asked", "solver gptaq", "mixed precision", "INT8", "16 bits"):
         assert rung in caught.value.message
     assert len(heard) == 6, "each step is told when it is known"
     assert [path.name for path in tmp_path.iterdir()] == ["out.rejected"]
@@ -189,18 +189,18 @@ def test_exit_1_when_no_rung_passes(
 def test_a_better_solver_is_the_first_rung(
     tmp_path: Path, heldout: Path, damage: Callable[[tuple[str, ...]], None]
 ) -> None:
-    """The fault is in rounding alone; gptq goes another way through the code and passes, with calibration on record."""
+    """The fault is in rounding alone; gptaq goes another way through the code and passes, with calibration on record."""
     damage(("int4",))
     result = export(
         tmp_path / "out", heldout, solver="rtn", calibration=CalibrationWish(tokens=4096, n_ctx=256)
     )
     assert [(step.rung, step.verdict) for step in result.path] == [
         ("as asked", "fail"),
-        ("solver gptq", "pass"),
+        ("solver gptaq", "pass"),
     ]
     manifest = read_manifest(tmp_path / "out")
-    assert manifest.recipe["solver"] == "gptq" and manifest.calibration["tokens"] == 4096
-    assert len(manifest.calibration["sha256"]) == 64 and manifest.calibration["used_by"] == ["solver gptq"]
+    assert manifest.recipe["solver"] == "gptaq" and manifest.calibration["tokens"] == 4096
+    assert len(manifest.calibration["sha256"]) == 64 and manifest.calibration["used_by"] == ["solver gptaq"]
 
 
 @pytest.mark.slow

@@ -8,8 +8,9 @@ import pytest
 
 from edgeport.errors import DoesNotFit, UnsupportedModel
 from edgeport.export.families.decoder import DecoderSpec
-from edgeport.export.gate.ladder import Rung, lift, rungs
+from edgeport.export.gate.ladder import BEST_SOLVER, WEAKER, Rung, lift, rungs
 from edgeport.export.methods import with_solver
+from edgeport.export.quantize.solvers import SOLVERS
 from edgeport.export.recipe import load_recipe
 from edgeport.export.request import Budget, ExportRequest, GateWish, make_plan, replan
 from edgeport.export.sizes import checkpoint_bytes
@@ -28,7 +29,7 @@ def names(spec: DecoderSpec, recipe: str, solver: str = "rtn", dtype: str = "bf1
 
 def test_from_rounding_to_sixteen_bits(spec: DecoderSpec) -> None:
     assert names(spec, "int4") == [
-        "solver gptq",
+        "solver gptaq",
         "mixed precision",
         "more mixed precision",
         "INT8",
@@ -37,11 +38,16 @@ def test_from_rounding_to_sixteen_bits(spec: DecoderSpec) -> None:
 
 
 def test_only_what_is_above(spec: DecoderSpec) -> None:
-    assert names(spec, "int4", "gptq")[0] == "solver awq+gptq"
-    for best in ("awq+gptq", "learned"):
+    assert names(spec, "int4", "gptq")[0] == "solver gptaq"
+    for best in ("gptaq", "learned"):
         assert names(spec, "int4", best)[0] == "mixed precision"
     assert names(spec, "int8") == ["16 bits"]
     assert names(spec, "bf16") == [] and names(spec, "f16") == []
+
+
+def test_every_solver_has_its_place(spec: DecoderSpec) -> None:
+    """A new solver is either below the best or, like `learned`, beyond what a ladder starts by itself."""
+    assert set(SOLVERS) == {*WEAKER, BEST_SOLVER, "learned"}
 
 
 def test_every_rung_weighs_more_than_the_one_before(spec: DecoderSpec) -> None:
@@ -53,7 +59,7 @@ def test_every_rung_weighs_more_than_the_one_before(spec: DecoderSpec) -> None:
         for rung in found
     ]
     assert bits == sorted(bits) and len(set(bits)) == len(bits)
-    assert [rung.recipe.solver for rung in found] == ["gptq", "gptq", "gptq", "rtn", "rtn"]
+    assert [rung.recipe.solver for rung in found] == ["gptaq", "gptaq", "gptaq", "rtn", "rtn"]
 
 
 def test_sixteen_bits_are_those_of_the_source(spec: DecoderSpec) -> None:
