@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeport.errors import UnsupportedModel
-from edgeport.export.calibrate.statistics import InputStatistics
+from edgeport.export.calibrate.statistics import LOCAL_BLOCK, InputStatistics
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +26,10 @@ class Gatherer:
         self.name, self.tokens = name, 0
         self._square = torch.zeros(in_features, dtype=torch.float64)
         self._magnitude = torch.zeros(in_features, dtype=torch.float64)
+        # Cut from the Hessian where there is one.
+        wanted = not hessian and in_features % LOCAL_BLOCK == 0
+        local = (in_features // LOCAL_BLOCK, LOCAL_BLOCK, LOCAL_BLOCK)
+        self._local = torch.zeros(local) if wanted else None
         self._product = torch.zeros((in_features, in_features)) if hessian else None
         self._cross = torch.zeros((in_features, in_features)) if cross else None
 
@@ -42,6 +46,11 @@ class Gatherer:
         self.tokens += len(vectors)
         self._square += square
         self._magnitude += vectors.abs().sum(dim=0).double()
+        if self._local is not None:
+            blocks = vectors.reshape(len(vectors), -1, LOCAL_BLOCK).transpose(
+                0, 1
+            )  # [blocks, tokens, LOCAL_BLOCK]
+            self._local += blocks.transpose(1, 2) @ blocks
         if self._product is not None:
             for start in range(0, vectors.shape[1], _HESSIAN_PIECE):
                 piece = slice(start, start + _HESSIAN_PIECE)
@@ -62,6 +71,7 @@ class Gatherer:
             (self._magnitude / count).float().numpy(),
             hessian,
             None if self._cross is None else self._cross.div_(count).numpy(),
+            None if self._local is None else self._local.div_(count).numpy(),
         )
 
 

@@ -16,9 +16,8 @@ import numpy.typing as npt
 
 from edgeport.errors import UnsupportedModel
 from edgeport.export.calibrate.statistics import InputStatistics
-from edgeport.export.quantize import rtn
+from edgeport.export.quantize import imatrix
 from edgeport.export.quantize.grid import Floats
-from edgeport.export.quantize.imatrix import importance
 from edgeport.export.quantize.refine import refine
 from edgeport.export.quantize.solver import RowSolver, SolvedRows
 from edgeport.lazy import missing_extra
@@ -47,17 +46,17 @@ def prepare(statistics: InputStatistics | None) -> RowSolver:
 
     Raises UnsupportedModel for a Hessian that is not finite, or that no damping makes positive definite.
     """
-    return _prepare(statistics, weights=None)
+    return _prepare(statistics, weighted=False)
 
 
 def prepare_weighted(statistics: InputStatistics | None) -> RowSolver:
     """The same with the scales searched under imatrix's weights."""
-    return _prepare(statistics, weights=None if statistics is None else importance(statistics))
+    return _prepare(statistics, weighted=True)
 
 
 def prepare_refined(statistics: InputStatistics | None) -> RowSolver:
     """The same, and then scales and codes made better in turns (`edgeport.export.quantize.refine`)."""
-    solve = _prepare(statistics, weights=None)
+    solve = _prepare(statistics, weighted=False)
     if statistics is None or statistics.hessian is None:
         return solve
     damped = damped_hessian(statistics.hessian, DAMPING)
@@ -77,15 +76,16 @@ def damped_hessian(hessian: Floats, damping: float) -> Floats:
     return damped
 
 
-def _prepare(statistics: InputStatistics | None, *, weights: Floats | None) -> RowSolver:
+def _prepare(statistics: InputStatistics | None, *, weighted: bool) -> RowSolver:
     if statistics is None or statistics.hessian is None:
-        return lambda values, scheme: rtn.solve_weighted(values, scheme, weights)
+        return imatrix.prepare(statistics if weighted else None)
+    search = imatrix.search(statistics if weighted else None)
     feedback = error_feedback(statistics.hessian)
     correction = _correction(statistics, feedback.damping)
 
     def solve(values: Floats, scheme: TensorScheme) -> SolvedRows:
         values = _corrected(values, correction)
-        scales = rtn.search_scales(values, scheme, weights)
+        scales = search(values, scheme)
         codes = round_with_feedback(values, scales, scheme, feedback)
         return SolvedRows(codes, scales.astype(np.float16))
 

@@ -1,15 +1,17 @@
-"""rtn's search with each squared error weighted by the mean square of its input feature.
+"""rtn's search with errors weighted by what the calibration text sent through the layer: an importance matrix.
 
-An error in a weight reaches the output multiplied by the input, so E[x**2] is the diagonal of the layer's Hessian and the
-weighted error is the output error when input features are uncorrelated. llama.cpp calls these weights the importance matrix.
+An error in a weight reaches the output multiplied by the input. llama.cpp's importance matrix is the mean square of each input
+feature; where the products of neighbouring features are known too, they are used (`local_search`), and scales get better by them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from edgeport.export.calibrate.statistics import InputStatistics
-from edgeport.export.quantize import rtn
+from edgeport.export.quantize import local_search, rtn
 from edgeport.export.quantize.grid import Floats
 from edgeport.export.quantize.solver import RowSolver, SolvedRows
 from edgeport.scheme import TensorScheme
@@ -20,8 +22,20 @@ _FLOOR = np.float32(1e-3)
 
 def prepare(statistics: InputStatistics | None) -> RowSolver:
     """See `solver.Solver`; without statistics it is rtn."""
+    local = None if statistics is None else statistics.local_products()
+    if local is not None:
+        return lambda values, scheme: local_search.solve(values, scheme, local)
     weights = None if statistics is None else importance(statistics)
     return lambda values, scheme: rtn.solve_weighted(values, scheme, weights)
+
+
+def search(statistics: InputStatistics | None) -> Callable[[Floats, TensorScheme], Floats]:
+    """The scales alone, [rows, in_features / block] float32, as `prepare` finds them."""
+    local = None if statistics is None else statistics.local_products()
+    if local is not None:
+        return lambda values, scheme: local_search.search_scales(values, scheme, local)
+    weights = None if statistics is None else importance(statistics)
+    return lambda values, scheme: rtn.search_scales(values, scheme, weights)
 
 
 def solve(values: Floats, scheme: TensorScheme, statistics: InputStatistics | None) -> SolvedRows:

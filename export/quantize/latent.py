@@ -18,8 +18,9 @@ from edgeport.scheme import SCALE_SIGNIFICANT_BITS
 if TYPE_CHECKING:
     import torch
 
-_NEAR_BORDER = 0.49
-"""A float weight that error feedback moved to another code starts just inside that code's interval."""
+_LEAN = 0.2
+"""How far a latent value starts from its code towards the float weight, as a share of the way to the interval's border. All
+the way would put every weight that error feedback moved on the border, where the first step undoes what the solver found."""
 
 
 class LatentTensor:
@@ -36,8 +37,7 @@ class LatentTensor:
         blocks = (rows, columns // packed.scheme.block, packed.scheme.block)
         codes = torch.from_numpy(packed.codes().astype(np.float32)).reshape(blocks)
         wanted = torch.from_numpy(np.ascontiguousarray(source)).reshape(blocks) / self.scales[:, :, None]
-        start = torch.maximum(torch.minimum(wanted, codes + _NEAR_BORDER), codes - _NEAR_BORDER)
-        self.values = start.requires_grad_()
+        self.values = (codes + _LEAN * (wanted - codes).clamp(-0.5, 0.5)).requires_grad_()
         self.factors = torch.ones_like(self.scales).requires_grad_()
 
     def weight(self) -> torch.Tensor:

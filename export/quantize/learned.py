@@ -45,9 +45,9 @@ class LearnSettings:
 
     steps: int = 400
     batch_tokens: int = 2048
-    value_rate: float = 0.02
-    factor_rate: float = 0.001
-    float_rate: float = 0.001
+    value_rate: float = 0.015
+    factor_rate: float = 0.0005
+    float_rate: float = 0.0005
     warmup_steps: int = 10
     held_share: float = 1 / 12
     measure_steps: int = 25

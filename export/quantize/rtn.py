@@ -21,10 +21,10 @@ from edgeport.scheme import SCALE_SIGNIFICANT_BITS, TensorScheme
 _CHUNK_ELEMENTS = 1 << 16
 # Grid steps tried around max / -2**(bits-1). With 7 significant bits a step is 0.8 to 1.6 % and 64 steps are a factor of two;
 # INT8 only has to mend the rounding of the scale. Four codes do best far inside the largest value, which they then clip.
-_STEPS = {2: (-80, -64, -48, -32, -16, 0), 4: (-16, -12, -9, -6, -4, -2, 0, 2, 4, 7, 10), 8: (0, 1)}
+SEARCH_STEPS = {2: (-80, -64, -48, -32, -16, 0), 4: (-16, -12, -9, -6, -4, -2, 0, 2, 4, 7, 10), 8: (0, 1)}
 # Of INT2's levels two of three lie on one side of zero: which side is worth trying both.
-_SIGNS = {2: (1, -1), 4: (1,), 8: (1,)}
-_REFINEMENTS = {2: 2, 4: 2, 8: 0}
+SEARCH_SIGNS = {2: (1, -1), 4: (1,), 8: (1,)}
+REFINEMENTS = {2: 2, 4: 2, 8: 0}
 
 
 def prepare(statistics: InputStatistics | None) -> RowSolver:
@@ -82,11 +82,11 @@ def search_scale(chunk: Floats, bits: int, weight: Floats | None = None) -> Floa
     largest = np.take_along_axis(chunk, np.abs(chunk).argmax(axis=0)[None], axis=0)[0]
     start = round_to_grid(largest / -lowest, significant_bits)
     search = _Search(chunk, weight, bits, start)
-    for steps in _STEPS[bits]:
+    for steps in SEARCH_STEPS[bits]:
         candidate = start if steps == 0 else next_on_grid(start, steps, significant_bits)
-        for sign in _SIGNS[bits]:
+        for sign in SEARCH_SIGNS[bits]:
             search.consider(candidate if sign == 1 else -candidate)
-    for _ in range(_REFINEMENTS[bits]):
+    for _ in range(REFINEMENTS[bits]):
         codes = round_codes(chunk, search.scale, bits)
         weighted = codes if weight is None else codes * weight
         energy = np.einsum("ij,ij->j", codes, weighted)
