@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from edgeport.errors import MissingExtra
 from edgeport.export.calibrate.groups import input_groups, weight_name
 from edgeport.export.families.decoder import DecoderSpec
+from edgeport.export.quantize.learned import LearnSettings
+from edgeport.export.quantize.solvers import SOLVERS
 from edgeport.lazy import missing_extra
 from edgeport.units import format_seconds
 
 DEFAULT_BUDGET_S = 1800.0
-_PREFERENCE = ("learned", "gptq", "imatrix")
-LEARNED_PASSES = 12
-"""Times `learned` reads the calibration text."""
+_PREFERENCE = ("learned", "gptaq", "gptq", "imatrix")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,23 +56,25 @@ def choose_solver(
 
 def estimate_seconds(spec: DecoderSpec, solver: str, *, calibration_tokens: int, rate: float) -> float:
     """Seconds at `rate` multiply-adds per second; 0 for rtn, which reads no text."""
-    if solver == "rtn":
+    if SOLVERS[solver].needs == "nothing":
         return 0.0
-    shapes = {item.name: item.shape for layer in range(1) for item in spec.layer_tensors(layer)}
+    entry = SOLVERS[solver]
+    shapes = {item.name: item.shape for item in spec.layer_tensors(0)}
     weights = sum(rows * columns for rows, columns in (shape for shape in shapes.values() if len(shape) == 2))
-    # A whole pass, and four that end at o_proj, gate, down: 2.2 passes by the share of weights before each.
-    work = 2.2 * weights * calibration_tokens
-    if solver != "imatrix":
-        for group in input_groups(spec):
-            columns = shapes[weight_name(0, group.modules[0])][1]
-            rows = sum(shapes[weight_name(0, module)][0] for module in group.modules)
-            # Half of x x^T; factor and inverse in float64, at half the rate; error feedback over half the columns.
-            work += calibration_tokens * columns**2 / 2 + 2 * columns**3 + rows * columns**2 / 2
+    # Four passes that end early and a whole one are 2.2 whole ones; a float stream beside it doubles that.
+    work = 2.2 * weights * calibration_tokens * (2 if entry.corrects else 1)
+    for group in input_groups(spec) if entry.needs == "hessian" else ():
+        columns = shapes[weight_name(0, group.modules[0])][1]
+        rows = sum(shapes[weight_name(0, module)][0] for module in group.modules)
+        # Half of x x^T, all of the cross product; factor and inverse in float64, at half the rate.
+        work += calibration_tokens * columns**2 * (1.5 if entry.corrects else 0.5) + 2 * columns**3
+        # Error feedback over half the columns; refining goes over all of them some four times.
+        work += rows * columns**2 * (4.5 if entry.corrects else 0.5)
     work *= spec.layers
-    if solver == "learned":
+    if entry.learns:
         head = spec.vocab_size * spec.hidden_size
         # Forward of the teacher, forward and backward of the student.
-        work += 4 * (weights * spec.layers + head) * calibration_tokens * LEARNED_PASSES
+        work += 4 * (weights * spec.layers + head) * LearnSettings().steps * LearnSettings().batch_tokens
     return work / rate
 
 
