@@ -7,9 +7,19 @@ import sys
 from pathlib import Path
 
 
-def build_onnx(model: str, options: list[str], out: str, cache: str) -> str:
+def build_onnx(model: str, options: list[str], out: str) -> str:
     """`python -m onnxruntime_genai.models.builder -p int4 -e cpu` with --extra_options; returns the graph file."""
-    command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", model, "-o", out, "-c", cache]
+    command = [
+        sys.executable,
+        "-m",
+        "onnxruntime_genai.models.builder",
+        "-i",
+        model,
+        "-o",
+        out,
+        "-c",
+        f"{out}/cache",
+    ]
     command += ["-p", "int4", "-e", "cpu", "--extra_options", "hf_token=false", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     graph = Path(out) / "model.onnx"
