@@ -69,7 +69,8 @@ def export(out: Path, heldout: Path, *, formats: tuple[str, ...] = ("gguf",), **
         "edge",
         out,
         formats=formats,
-        recipe=changes.pop("recipe", "int4"),
+        recipe="int4",
+        threads=1,
         gate=gate,
         **changes,
     )
@@ -97,8 +98,8 @@ def test_a_damaged_model_is_refused_although_it_verifies(
         str(out),
         "--format",
         "gguf",
-        "--solver",
-        "rtn",
+        "--threads",
+        "1",
     ]
     assert (
         main(

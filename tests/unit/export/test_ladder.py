@@ -51,7 +51,7 @@ def test_every_solver_has_its_place(spec: DecoderSpec) -> None:
 
 
 def test_every_rung_weighs_more_than_the_one_before(spec: DecoderSpec) -> None:
-    found = rungs(spec, load_recipe("int4"), "bf16")
+    found = rungs(spec, with_solver(load_recipe("int4"), "rtn"), "bf16")
     bits = [
         rung.mix.target_bits
         if rung.mix is not None and rung.mix.target_bits is not None
