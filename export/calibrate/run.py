@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import torch
 
 STATISTICS_NAME = "statistics.safetensors"
+TEXT_SHAPE = "calibration.shape"
 _BATCH_TOKENS = 2048
 """Tokens through a layer at a time: activations of a feed-forward network are tens of MB then."""
 
@@ -155,13 +156,14 @@ def collect_statistics(
             return statistics_arrays(view.watch(groups, hessian=False))
 
         run_layers(model, state, step, stage)
-    return merge_statistics(state, work)
+    return merge_statistics(state, text, work)
 
 
-def merge_statistics(state: PassState, work: Path) -> Path:
-    """All layers' statistics in one file, `work/statistics.safetensors`."""
+def merge_statistics(state: PassState, text: CalibrationText, work: Path) -> Path:
+    """All layers' statistics in one file, `work/statistics.safetensors`, with windows and n_ctx as TEXT_SHAPE."""
     results = state.results()
     names = [name for name in results if name.endswith((".second_moment", ".mean_magnitude"))]
     path = work / STATISTICS_NAME
-    write_arrays(path, {name: np.asarray(results.tensor(name)) for name in names})
+    arrays = {name: np.asarray(results.tensor(name)) for name in names}
+    write_arrays(path, {TEXT_SHAPE: np.array(text.windows.shape, dtype=np.float32), **arrays})
     return path

@@ -18,6 +18,7 @@ from gguf import GGUFReader, GGUFWriter
 from gguf.constants import Keys
 
 from edgeport.errors import ArtifactError, UsageError
+from edgeport.export.calibrate.run import TEXT_SHAPE
 from edgeport.export.families.decoder import DecoderSpec
 from edgeport.export.formats.gguf_tensors import gguf_name
 from edgeport.export.safetensors_file import SafetensorsFile
@@ -37,6 +38,15 @@ class ImatrixText:
     dataset: str = "edgeport calibration"
     windows: int = 1
     n_ctx: int = 1
+
+
+def read_text(statistics: Path) -> ImatrixText:
+    """How much text the statistics are of; windows and context are 1 where the file does not say."""
+    file = SafetensorsFile(statistics)
+    if TEXT_SHAPE not in file.entries:
+        return ImatrixText()
+    windows, n_ctx = (int(value) for value in file.tensor(TEXT_SHAPE))
+    return ImatrixText(windows=windows, n_ctx=n_ctx)
 
 
 def read_importance(statistics: Path, spec: DecoderSpec) -> dict[str, Floats]:

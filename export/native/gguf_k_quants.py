@@ -19,7 +19,13 @@ from edgeport.export.formats.base import WriteOptions
 from edgeport.export.formats.gguf import GgufFormat
 from edgeport.export.native.base import Forecast
 from edgeport.export.native.gguf_forecast import forecast
-from edgeport.export.native.gguf_imatrix import IMATRIX_NAME, ImatrixText, read_importance, write_imatrix
+from edgeport.export.native.gguf_imatrix import (
+    IMATRIX_NAME,
+    ImatrixText,
+    read_importance,
+    read_text,
+    write_imatrix,
+)
 from edgeport.export.native.gguf_mix import MIXES
 from edgeport.export.native.gguf_quantize import QuantizeJob, quantize_file
 from edgeport.export.quantize.run import quantize
@@ -76,12 +82,13 @@ class GgufNative:
                 f"{self.name} needs the statistics of a calibration pass: without them its weights are noise",
                 hint="give --calibration, or take gguf-q2_k or gguf-q3_k_s, which work without",
             )
-        imatrix = None
+        imatrix, text = None, ImatrixText()
         if statistics is not None and self.needs_statistics:
             # A folder of its own: whoever opens the container's folder looks for the one .gguf in it.
             imatrix = directory / "calibration" / IMATRIX_NAME
             imatrix.parent.mkdir()
-            write_imatrix(imatrix, read_importance(statistics, source.spec), ImatrixText())
+            text = read_text(statistics)
+            write_imatrix(imatrix, read_importance(statistics, source.spec), text)
         target = directory / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', options.name)}-{self.label}.gguf"
         # Inside the container's folder: whoever drops a half-built container drops this with it.
         with tempfile.TemporaryDirectory(dir=directory, prefix=".work-") as work:
@@ -93,13 +100,16 @@ class GgufNative:
                 size_bytes=self.forecast(source.spec, with_statistics=imatrix is not None).size_bytes,
                 threads=thread_count(None),
                 imatrix=imatrix,
-                metadata=self._metadata(source, weights_id, imatrix),
+                metadata=self._metadata(source, weights_id, (imatrix, text)),
             )
             quantize_file(job, title=self.name, progress=options.progress)
         return target
 
-    def _metadata(self, source: SourceModel, weights_id: str, imatrix: Path | None) -> dict[str, str | int]:
+    def _metadata(
+        self, source: SourceModel, weights_id: str, importance: tuple[Path | None, ImatrixText]
+    ) -> dict[str, str | int]:
         """The float file's keys are copied; those that are not true of the result any more are set anew."""
+        imatrix, text = importance
         keys: dict[str, str | int] = {
             "edgeport.weights_id": "",
             "edgeport.source_weights_id": weights_id,
@@ -107,11 +117,11 @@ class GgufNative:
         }
         if imatrix is not None:
             keys["quantize.imatrix.file"] = imatrix.name
-            keys["quantize.imatrix.dataset"] = ImatrixText().dataset
+            keys["quantize.imatrix.dataset"] = text.dataset
             keys["quantize.imatrix.entries_count"] = sum(
                 item.role == "linear" for item in source.spec.tensors()
             )
-            keys["quantize.imatrix.chunks_count"] = ImatrixText().windows
+            keys["quantize.imatrix.chunks_count"] = text.windows
         return keys
 
 

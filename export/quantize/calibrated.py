@@ -69,7 +69,7 @@ class CalibratedQuantizer:
                 run_layers(model, state, self._solve_layer, stage)
                 if state.layers_done == spec.layers:
                     self._finish(model, state)
-        merge_statistics(state, self.work)
+        merge_statistics(state, self.text, self.work)
         return state.results()
 
     @property

@@ -11,7 +11,13 @@ from gguf import GGUFReader
 
 from edgeport.errors import ArtifactError, UsageError
 from edgeport.export.calibrate.state import write_arrays
-from edgeport.export.native.gguf_imatrix import ImatrixText, read_imatrix, read_importance, write_imatrix
+from edgeport.export.native.gguf_imatrix import (
+    ImatrixText,
+    read_imatrix,
+    read_importance,
+    read_text,
+    write_imatrix,
+)
 from edgeport.export.source import SourceModel, open_source
 
 DOWN = "model.layers.1.mlp.down_proj.weight.second_moment"
@@ -101,3 +107,15 @@ def test_a_model_is_no_imatrix(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"GGUX" + bytes(60))
     with pytest.raises(ArtifactError, match="imatrix"):
         read_imatrix(tmp_path / "model.gguf")
+
+
+def test_the_text_is_told_by_the_pass_that_read_it(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    from edgeport.export.calibrate.run import collect_statistics
+    from edgeport.export.calibrate.text import CalibrationText
+    from edgeport.export.source import open_source
+    from edgeport.progress import NO_PROGRESS
+
+    text = CalibrationText(np.zeros((3, 16), dtype=np.int64), "zeros", "zeros")
+    source = open_source(str(tiny_llama_dir))
+    statistics = collect_statistics(source, text, tmp_path, threads=1, progress=NO_PROGRESS)
+    assert read_text(statistics) == ImatrixText(windows=3, n_ctx=16)
