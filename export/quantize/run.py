@@ -18,6 +18,7 @@ from edgeport.errors import RecipeError
 from edgeport.export.calibrate.text import CalibrationText
 from edgeport.export.checkpoint import SOURCE_FOLDER, PackedTensor, TensorRecord, tensor_digest, write_index
 from edgeport.export.families.decoder import TensorSpec
+from edgeport.export.quantize.learned import Learner, LearnSettings, require_memory
 from edgeport.export.quantize.solvers import AUTO, SOLVERS
 from edgeport.export.quantize.tensor import FLOAT_DTYPES, QuantizedTensor, digest_of, quantize_tensor
 from edgeport.export.recipe import Recipe
@@ -26,6 +27,7 @@ from edgeport.export.source import SIDE_FILES, SourceModel
 from edgeport.progress import Progress
 from edgeport.scheme import TensorScheme
 
+LEARN_SETTINGS = LearnSettings()
 _SHARD_BYTES = 2 << 30
 
 
@@ -99,11 +101,9 @@ def _learned(
     start: SafetensorsFolder,
     progress: Progress,
 ) -> SafetensorsFolder:
-    from edgeport.export.quantize.learned import Learner, require_memory
-
     require_memory(source.spec.parameters(), read_host().available_bytes)
     # Below the pass's folder: when what the pass depends on changes, both are dropped.
-    learner = Learner(source, recipe, calibration.text, start)
+    learner = Learner(source, recipe, calibration.text, start, LEARN_SETTINGS)
     return SafetensorsFolder(learner.run(calibration.work / "solve" / "learn", progress=progress).parent)
 
 
