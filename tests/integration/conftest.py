@@ -34,7 +34,7 @@ def exports(
 
     def export(family: str, model: Path) -> tuple[str, tuple[Path, subprocess.CompletedProcess[str]]]:
         out = folder / family
-        return family, (out, run_edgeport("export", model, "--device", "edge", "-o", out))
+        return family, (out, run_edgeport("export", model, "--device", "edge", "-o", out, "--solver", "rtn"))
 
     with ThreadPoolExecutor(2) as pool:
         return dict(pool.map(export, ("llama", "qwen2"), (tiny_llama_dir, tiny_qwen2_dir)))

@@ -55,6 +55,8 @@ class RunningExport:
             "-o",
             str(out),
             "--quiet",
+            "--solver",
+            "rtn",
             *words,
         ]
         self.process = subprocess.Popen(
@@ -115,7 +117,8 @@ def test_killed_at_every_stage_and_run_again(
         code, _ = export.signal(signal.SIGKILL)
         assert code == -signal.SIGKILL
         assert not out.exists(), f"an unfinished output after a kill at {moment}"
-    done = edgeport("export", tiny_llama_dir, "--device", "edge", "-o", out, "--format", "onnx", "--json")
+    words = ("--device", "edge", "-o", out, "--format", "onnx", "--solver", "rtn", "--json")
+    done = edgeport("export", tiny_llama_dir, *words)
     assert done.returncode == 0, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert [entry.format for entry in read_manifest(out).containers if entry.verified] == ["onnx"]
@@ -175,7 +178,7 @@ def test_a_second_export_waits_for_nobody_and_says_so(
     first = start(tiny_llama_dir, tmp_path / "out", "--format", "onnx")
     assert first.wait_for("checkpoint.part")
     second = edgeport(
-        "export", tiny_llama_dir, "--device", "edge", "-o", tmp_path / "out", "--format", "onnx", "--quiet"
+        "export", tiny_llama_dir, "--device", "edge", "-o", tmp_path / "out", "--solver", "rtn", "--quiet"
     )
     assert second.returncode == 2 and "another export is writing" in second.stderr
 
@@ -208,6 +211,8 @@ def test_killed_at_any_time(tiny_llama_dir: Path, tmp_path: Path, start: Start, 
             tmp_path / "out",
             "--format",
             "gguf",
+            "--solver",
+            "rtn",
             "--force",
         ).returncode
         == 0
