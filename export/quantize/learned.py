@@ -43,7 +43,7 @@ class LearnSettings:
     without a better one learning ends.
     """
 
-    steps: int = 400
+    steps: int = 300
     batch_tokens: int = 2048
     value_rate: float = 0.015
     factor_rate: float = 0.0005
