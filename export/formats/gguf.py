@@ -41,7 +41,9 @@ class GgufFormat:
             reasons.append(f"head_dim is {spec.head_dim}, llama.cpp rotates pairs of features")
         if any(scheme.kind == "int2" for scheme in schemes):
             # Q2_K shares minima and 4-bit scales among 256 weights, TQ2_0 has three levels: neither holds these numbers.
-            reasons.append("GGML has no type of 2 bits with a scale per block; its own is the format gguf-q2_k")
+            reasons.append(
+                "GGML has no type of 2 bits with a scale per block; its own is the format gguf-q2_k"
+            )
         try:
             read_tokenizer(source, spec.vocab_size)
         except UnsupportedModel as error:

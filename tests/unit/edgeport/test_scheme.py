@@ -26,7 +26,9 @@ def test_sizes_and_names(kind: Any, block: int, text: str, bits: int, bits_per_w
     assert scheme.is_quantized is bool(block)
 
 
-@pytest.mark.parametrize(("kind", "block"), [("int4", 0), ("int4", 16), ("int2", 256), ("int8", 256), ("f16", 32)])
+@pytest.mark.parametrize(
+    ("kind", "block"), [("int4", 0), ("int4", 16), ("int2", 256), ("int8", 256), ("f16", 32)]
+)
 def test_impossible_blocks(kind: Any, block: int) -> None:
     with pytest.raises(ValueError, match="block"):
         TensorScheme(kind, block)

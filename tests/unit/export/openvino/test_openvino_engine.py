@@ -56,7 +56,13 @@ def test_prefill_and_decode_agree_with_transformers(
 
 @pytest.mark.parametrize(
     "schemes",
-    [("int8-g64", "int8-g64"), ("int2-g64", "int2-g32"), ("bf16", "bf16"), ("f16", "f16"), ("int4-g32", "f32")],
+    [
+        ("int8-g64", "int8-g64"),
+        ("int2-g64", "int2-g32"),
+        ("bf16", "bf16"),
+        ("f16", "f16"),
+        ("int4-g32", "f32"),
+    ],
     ids=lambda pair: pair[0],
 )
 def test_other_schemes_agree_with_transformers(
