@@ -126,6 +126,10 @@ def edgeport_command(model: Path, out: Path, *extra: str) -> list[str]:
         "-o",
         str(out),
         "--quiet",
+        # Like for like: the peers round to nearest too, and judge nothing.
+        "--solver",
+        "rtn",
+        "--no-gate",
         *extra,
     ]
 
