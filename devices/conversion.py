@@ -19,6 +19,24 @@ PIECES_PER_WORKER = 6
 """Source rows, candidates, errors, codes, and the best of each while the scale is searched."""
 
 
+CALIBRATION_PROCESS_BYTES = 550 * MIB
+"""Python with torch and transformers."""
+BATCH_TOKENS = 2048
+"""Tokens through a layer at a time in the calibration pass."""
+LEARNED_BYTES_PER_PARAMETER = 36
+"""Teacher, student, latent values, their gradient, Adam's two moments, and the best state so far, in float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationLoad:
+    """What the solver asks of the pass. hessian: second-moment matrices. streams: 2 where float activations run beside the
+    quantized ones. distils: the whole model is learned on afterwards."""
+
+    hessian: bool
+    streams: int = 1
+    distils: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class StageMemory:
     stage: str
@@ -41,8 +59,30 @@ def _layer_bytes(model: ModelFacts) -> int:
     return 4 * (attention + 3 * model.hidden_size * model.intermediate_size)
 
 
+def _calibration_stages(model: ModelFacts, load: CalibrationLoad) -> tuple[StageMemory, ...]:
+    widest = max(model.hidden_size, model.intermediate_size, model.heads * model.head_dim)
+    activations = 4 * BATCH_TOKENS * (4 * model.hidden_size + 3 * model.intermediate_size)
+    pass_bytes = CALIBRATION_PROCESS_BYTES + load.streams * (2 * _layer_bytes(model) + activations)
+    basis = "a decoder layer in float32 and a batch of activations"
+    if load.hessian:
+        # In float32 the matrix, its cross product and the factor; in float64 three of them while it is factored.
+        pass_bytes += widest**2 * (4 * (1 + load.streams) + 3 * 8)
+        basis += f", and a Hessian of {widest} features with its factor in float64"
+    stages = [StageMemory("calibrate", pass_bytes, basis)]
+    if load.distils:
+        learning = CALIBRATION_PROCESS_BYTES + LEARNED_BYTES_PER_PARAMETER * model.parameters
+        stages.append(
+            StageMemory("learn", learning, f"{LEARNED_BYTES_PER_PARAMETER} bytes for each parameter")
+        )
+    return tuple(stages)
+
+
 def conversion_memory(
-    model: ModelFacts, *, largest_bits_per_weight: float, threads: int
+    model: ModelFacts,
+    *,
+    largest_bits_per_weight: float,
+    threads: int,
+    calibration: CalibrationLoad | None = None,
 ) -> ConversionEstimate:
     """Peak memory of quantizing, packing and computing the golden answers; `largest_bits_per_weight` is that of the largest tensor."""
     largest = round(
@@ -64,5 +104,6 @@ def conversion_memory(
                 PROCESS_BYTES + 2 * _layer_bytes(model),
                 "one decoder layer in float32, and its codes",
             ),
+            *(_calibration_stages(model, calibration) if calibration is not None else ()),
         )
     )

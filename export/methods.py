@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from edgeport.devices.conversion import conversion_memory
+from edgeport.devices.probe import read_host
 from edgeport.errors import DoesNotFit, RecipeError
 from edgeport.export.families.decoder import DecoderSpec
 from edgeport.export.mix.budget import MixBudget, all_schemes, budget_limits, require_possible
 from edgeport.export.mix.groups import tensor_groups
+from edgeport.export.preflight import calibration_load
 from edgeport.export.quantize.choose import SolverChoice, choose_solver, estimate_seconds, matrix_rate
 from edgeport.export.quantize.solvers import AUTO, SOLVERS
 from edgeport.export.recipe import Recipe
-from edgeport.export.sizes import packed_bytes
+from edgeport.export.sizes import model_facts, packed_bytes
 from edgeport.export.source import SourceModel
 from edgeport.units import format_bytes
 
@@ -60,11 +63,27 @@ def decide_solver(
         return SolverChoice("rtn", "the recipe quantizes nothing", 0.0)
     if name == AUTO:
         return choose_solver(
-            spec, calibration_tokens=tokens, threads=means.threads, time_budget_s=means.time_budget_s
+            spec,
+            calibration_tokens=tokens,
+            threads=means.threads,
+            time_budget_s=means.time_budget_s,
+            fits_memory=_fits_memory(spec, recipe, means.threads),
         )
     reason = "asked for with --solver" if wanted else f"recipe {recipe.name} names it"
     rate = matrix_rate(means.threads) if SOLVERS[name].needs != "nothing" else 1.0
     return SolverChoice(name, reason, estimate_seconds(spec, name, calibration_tokens=tokens, rate=rate))
+
+
+def _fits_memory(spec: DecoderSpec, recipe: Recipe, threads: int) -> Callable[[str], bool]:
+    """Whether the machine's free memory holds the calibration pass of a solver."""
+    facts, available_bytes = model_facts(spec, recipe), read_host().available_bytes
+
+    def fits(solver: str) -> bool:
+        load = calibration_load(solver)
+        estimate = conversion_memory(facts, largest_bits_per_weight=8.5, threads=threads, calibration=load)
+        return estimate.peak_bytes <= available_bytes
+
+    return fits
 
 
 def has_codes(spec: DecoderSpec, recipe: Recipe, kinds: Sequence[str] = ("int2", "int4", "int8")) -> bool:

@@ -236,7 +236,10 @@ def _plan_with_solver(
     )
     largest = max(spec.tensors(), key=lambda item: stored_bytes(item, recipe.scheme_for(item)))
     conversion = require_memory(
-        facts, largest_bits_per_weight=recipe.scheme_for(largest).bits_per_weight, threads=frame.threads
+        facts,
+        largest_bits_per_weight=recipe.scheme_for(largest).bits_per_weight,
+        threads=frame.threads,
+        solver=solver.name,
     )
     reasons = _calibrated_by(solver, mix, [native[name] for name in formats if name in native])
     heldout = frame.heldout.path if frame.heldout is not None else None

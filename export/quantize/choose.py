@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from edgeport.errors import MissingExtra
@@ -32,26 +33,34 @@ class SolverChoice:
 
 
 def choose_solver(
-    spec: DecoderSpec, *, calibration_tokens: int, threads: int, time_budget_s: float | None
+    spec: DecoderSpec,
+    *,
+    calibration_tokens: int,
+    threads: int,
+    time_budget_s: float | None,
+    fits_memory: Callable[[str], bool] = lambda name: True,
 ) -> SolverChoice:
-    """The best solver within `time_budget_s`; without a budget, half an hour and nothing that distils."""
+    """The best solver within `time_budget_s` for which `fits_memory` holds; without a budget, half an hour and nothing that
+    distils."""
     budget = time_budget_s or DEFAULT_BUDGET_S
     told = f"the budget of {format_seconds(budget)}"
     try:
         rate = matrix_rate(threads)
     except MissingExtra as error:
         return SolverChoice("rtn", f"{error.message}, which calibration needs", 0.0)
-    too_long: list[str] = []
+    left_out: list[str] = []
     for name in _PREFERENCE:
         if name == "learned" and time_budget_s is None:
             continue
+        if not fits_memory(name):
+            left_out.append(f"{name} needs more memory than is free")
+            continue
         seconds = estimate_seconds(spec, name, calibration_tokens=calibration_tokens, rate=rate)
         if seconds <= budget:
-            longer = f"; {' and '.join(too_long)} would take longer than {told}" if too_long else ""
-            reason = f"about {format_seconds(seconds)} on this machine, within {told}{longer}"
+            reason = "; ".join([f"about {format_seconds(seconds)} on this machine, within {told}", *left_out])
             return SolverChoice(name, reason, seconds)
-        too_long.append(f"{name} ({format_seconds(seconds)})")
-    return SolverChoice("rtn", f"{', '.join(too_long)} would take longer than {told}", 0.0)
+        left_out.append(f"{name} ({format_seconds(seconds)}) would take longer")
+    return SolverChoice("rtn", f"within {told}: {'; '.join(left_out)}", 0.0)
 
 
 def estimate_seconds(spec: DecoderSpec, solver: str, *, calibration_tokens: int, rate: float) -> float:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeport.devices.conversion import LEARNED_BYTES_PER_PARAMETER
 from edgeport.errors import DoesNotFit
 from edgeport.export.calibrate.state import write_arrays
 from edgeport.export.calibrate.text import CalibrationText
@@ -30,9 +31,6 @@ from edgeport.units import format_bytes
 
 if TYPE_CHECKING:
     import torch
-
-BYTES_PER_PARAMETER = 36
-"""Teacher, student, latent values, their gradient, Adam's two moments, and the best state so far, in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +213,7 @@ class Learner:
 
 def require_memory(parameters: int, available_bytes: int) -> None:
     """Raises DoesNotFit with the numbers when learning a model of this size does not fit."""
-    needed = parameters * BYTES_PER_PARAMETER
+    needed = parameters * LEARNED_BYTES_PER_PARAMETER
     if needed > available_bytes:
         raise DoesNotFit(
             f"the solver 'learned' needs {format_bytes(needed)} of memory for {parameters} parameters, "

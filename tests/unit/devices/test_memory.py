@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from edgeport.devices.conversion import conversion_memory
+from edgeport.devices.conversion import CalibrationLoad, conversion_memory
 from edgeport.devices.memory import (
     ENGINES,
     compute_bytes,
@@ -161,3 +161,18 @@ def test_more_workers_need_more(qwen25_05b: ModelFacts) -> None:
         conversion_memory(qwen25_05b, largest_bits_per_weight=8.5, threads=n).stages[0] for n in (2, 8)
     )
     assert eight.bytes > two.bytes
+
+
+def test_calibration_adds_its_pass_and_learning_the_whole_model(qwen25_05b: ModelFacts) -> None:
+    """GPTQ on the 0.5B twin was seen to peak below what is said here (benchmarks in docs/quantization.md)."""
+
+    def stages(load: CalibrationLoad | None) -> dict[str, int]:
+        estimate = conversion_memory(qwen25_05b, largest_bits_per_weight=8.5, threads=2, calibration=load)
+        return {stage.stage: stage.bytes for stage in estimate.stages}
+
+    plain, gptq = stages(None), stages(CalibrationLoad(hessian=True))
+    gptaq = stages(CalibrationLoad(hessian=True, streams=2))
+    learned = stages(CalibrationLoad(hessian=True, streams=2, distils=True))
+    assert "calibrate" not in plain
+    assert 1 << 30 < gptq["calibrate"] < gptaq["calibrate"] < 3 << 30
+    assert learned["learn"] > 36 * qwen25_05b.parameters

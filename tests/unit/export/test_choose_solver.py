@@ -46,6 +46,18 @@ def test_no_time_at_all_is_rounding(tiny_llama_dir: Path) -> None:
     assert choice.seconds == 0
 
 
+def test_what_does_not_fit_the_memory_is_left_out_and_said(tiny_llama_dir: Path) -> None:
+    choice = choose_solver(
+        open_source(str(tiny_llama_dir)).spec,
+        calibration_tokens=1024,
+        threads=2,
+        time_budget_s=7200,
+        fits_memory=lambda name: name == "imatrix",
+    )
+    assert choice.name == "imatrix"
+    assert "gptq needs more memory" in choice.reason
+
+
 def test_better_solvers_cost_more(tiny_llama_dir: Path) -> None:
     spec = open_source(str(tiny_llama_dir)).spec
     seconds = [
