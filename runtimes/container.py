@@ -103,7 +103,9 @@ def _from_manifest(folder: Path) -> list[Container]:
 def _listed_format(folder: Path, kind: str, manifest: Manifest | None) -> str:
     """The name the manifest has for the container in `folder`, e.g. `gguf-q4_k_m`; `kind` when it lists none there."""
     listed = [] if manifest is None else [entry.format for entry in manifest.containers]
-    return folder.name if folder.name in listed and base_format(folder.name) == kind else kind
+    # A bitsandbytes folder holds safetensors too, but not what the reader of that format understands.
+    known = folder.name in listed and base_format(folder.name) in (kind, "bitsandbytes")
+    return folder.name if known else kind
 
 
 def _parent_manifest(folder: Path) -> Manifest | None:

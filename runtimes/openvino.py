@@ -134,6 +134,12 @@ class OpenVinoSession:
             raise RuntimeFailure(
                 f"OpenVINO failed on tokens {begin}..{end - 1}: {_first_cause(error)}"
             ) from error
+        if len(logits) != len(tokens):
+            # Seen with 2-bit weights under dynamic quantization (2026.4): the engine reports no error.
+            raise RuntimeFailure(
+                f"OpenVINO gave {len(logits)} rows of logits for {len(tokens)} tokens: it has no working kernel for this graph",
+                hint="export with another recipe, or without dynamic quantization",
+            )
         self._window.position = end
         return logits
 

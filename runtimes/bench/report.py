@@ -14,6 +14,7 @@ from edgeport import __version__
 from edgeport.manifest import Manifest, from_json, to_json
 from edgeport.runtimes.bench.compare import differences, dig
 from edgeport.runtimes.bench.environment import Environment
+from edgeport.runtimes.bench.gate import gate_section
 from edgeport.runtimes.bench.markup import Markup, element, join
 from edgeport.runtimes.bench.page_style import STYLE
 from edgeport.runtimes.bench.plots import Bar, Point, bars, scatter
@@ -39,6 +40,8 @@ def report_page(manifest: Manifest) -> str:
     sections = [
         _header(manifest),
         _verdict(manifest),
+        element("h2", "Gate"),
+        gate_section(manifest.gate, _table),
         element("h2", "Formats"),
         _formats(rows),
         element("h2", "Plots"),
