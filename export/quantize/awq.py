@@ -204,6 +204,7 @@ class _Measure:
             self.statistics.tokens,
             self.statistics.second_moment / columns**2,
             self.statistics.mean_magnitude / columns,
+            local=_scaled_local(self.statistics.local_products(), columns),
         )
         solve = imatrix.prepare(scaled)
         total = 0.0
@@ -217,6 +218,14 @@ class _Measure:
         if self.statistics.hessian is None:
             return float(np.einsum("ij,ij,j->", change, change, self.statistics.second_moment))
         return float(np.einsum("ij,ij->", change @ self.statistics.hessian, change))
+
+
+def _scaled_local(local: Floats | None, columns: Floats) -> Floats | None:
+    """Products of neighbouring features that are divided by `columns` [in_features]."""
+    if local is None:
+        return None
+    blocks = columns.reshape(len(local), -1)
+    return np.asarray(local / (blocks[:, :, None] * blocks[:, None, :]), dtype=np.float32)
 
 
 def _row_pieces(weight: Floats, rows: int | None) -> list[Floats]:

@@ -93,7 +93,13 @@ def mixed_artifact(tiny_llama_dir: Path, tmp_path_factory: pytest.TempPathFactor
     """A portable container and a native one of the same model; here every K-quant falls back."""
     source, folder = open_source(str(tiny_llama_dir)), tmp_path_factory.mktemp("mixed")
     (folder / "checkpoint").mkdir()
-    quantize(source, load_recipe("int4"), folder / "checkpoint", threads=1, progress=NO_PROGRESS)
+    quantize(
+        source,
+        replace(load_recipe("int4"), solver="rtn"),
+        folder / "checkpoint",
+        threads=1,
+        progress=NO_PROGRESS,
+    )
     checkpoint = Checkpoint(folder / "checkpoint", source.spec)
     artifact = folder / "artifact"
     options = WriteOptions("tiny", 256, NO_PROGRESS)

@@ -85,7 +85,11 @@ def test_wheel_holds_every_source_file_once(tree: Path, wheel: Path) -> None:
     for top in ("edgeport", *LAYERS):
         for path in (tree / top).rglob("*"):
             name = path.relative_to(tree).as_posix()
-            if path.is_file() and path.suffix in (".py", ".toml", ".typed") and path.name != "ruff.toml":
+            if (
+                path.is_file()
+                and path.suffix in (".py", ".toml", ".typed", ".txt")
+                and path.name != "ruff.toml"
+            ):
                 expected.add(name if name.startswith("edgeport/") else f"edgeport/{name}")
     assert {name for name in contents(wheel) if ".dist-info/" not in name} == expected
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,8 @@ def packed_dir(tmp_path_factory: pytest.TempPathFactory, tiny_llama_dir: Path) -
     from edgeport.progress import NO_PROGRESS
 
     root = tmp_path_factory.mktemp("artifact")
-    source, recipe = open_source(str(tiny_llama_dir)), load_recipe("int4")
+    source = open_source(str(tiny_llama_dir))
+    recipe = replace(load_recipe("int4"), solver="rtn")
     (root / "checkpoint").mkdir()
     quantize(source, recipe, root / "checkpoint", threads=1, progress=NO_PROGRESS)
     checkpoint = Checkpoint(root / "checkpoint", source.spec)

@@ -46,7 +46,13 @@ def make_text(tokens: int = 384, vocab_size: int = 512) -> CalibrationText:
 
 def choose(source: SourceModel, budget: MixBudget, work: Path) -> MixChoice:
     return choose_mix(
-        source, load_recipe("int4"), make_text(), budget, work=work, threads=1, progress=NO_PROGRESS
+        source,
+        replace(load_recipe("int4"), solver="rtn"),
+        make_text(),
+        budget,
+        work=work,
+        threads=1,
+        progress=NO_PROGRESS,
     )
 
 
@@ -110,7 +116,13 @@ def test_real_files_are_no_larger_than_asked(target_bytes: int, tmp_path: Path) 
     formats = ("gguf", "onnx") if target_bytes < 4_500_000 else ("gguf", "onnx", "openvino")
     budget = MixBudget(target_bytes=target_bytes, formats=formats, search=SMALL)
     choice = choose_mix(
-        source, load_recipe("int4"), make_text(), budget, work=tmp_path, threads=1, progress=NO_PROGRESS
+        source,
+        replace(load_recipe("int4"), solver="rtn"),
+        make_text(),
+        budget,
+        work=tmp_path,
+        threads=1,
+        progress=NO_PROGRESS,
     )
     (tmp_path / "checkpoint").mkdir()
     quantize(source, choice.recipe, tmp_path / "checkpoint", threads=1, progress=NO_PROGRESS)
@@ -137,7 +149,13 @@ def test_bad_texts_are_refused(tiny_llama_dir: Path, tmp_path: Path) -> None:
     for text, told in ((make_text(40), "40 tokens"), (make_text(400, 5000), "the vocabulary has 512")):
         with pytest.raises(UsageError, match=told):
             choose_mix(
-                source, load_recipe("int4"), text, budget, work=tmp_path, threads=1, progress=NO_PROGRESS
+                source,
+                replace(load_recipe("int4"), solver="rtn"),
+                text,
+                budget,
+                work=tmp_path,
+                threads=1,
+                progress=NO_PROGRESS,
             )
 
 
@@ -152,7 +170,7 @@ def test_search_and_check_share_no_window() -> None:
 
 
 def _losses(source: SourceModel, four_bits: dict[str, float]) -> Sensitivity:
-    groups = tensor_groups(source.spec, load_recipe("int4"), (INT4, INT8))
+    groups = tensor_groups(source.spec, replace(load_recipe("int4"), solver="rtn"), (INT4, INT8))
     found = []
     for group in groups:
         kl = four_bits.get(group.name, 0.001)
@@ -164,7 +182,7 @@ def _losses(source: SourceModel, four_bits: dict[str, float]) -> Sensitivity:
 
 def test_every_container_of_a_size_budget_holds_it(tiny_llama_dir: Path, tmp_path: Path) -> None:
     """safetensors keeps a tied embedding in float16, so INT8 there is free in that container and dear in GGUF."""
-    source, recipe = open_source(str(tiny_llama_dir)), load_recipe("int4")
+    source, recipe = open_source(str(tiny_llama_dir)), replace(load_recipe("int4"), solver="rtn")
     groups = tensor_groups(source.spec, recipe, (INT4, INT8))
     for target in range(190_000, 240_000, 10_000):
         budget = MixBudget(target_bytes=target, formats=("gguf", "safetensors"))
@@ -182,7 +200,7 @@ def test_every_container_of_a_size_budget_holds_it(tiny_llama_dir: Path, tmp_pat
 
 
 def test_naive_mixes_spend_the_budget_in_their_order(tiny_llama_dir: Path, tmp_path: Path) -> None:
-    source, recipe = open_source(str(tiny_llama_dir)), load_recipe("int4")
+    source, recipe = open_source(str(tiny_llama_dir)), replace(load_recipe("int4"), solver="rtn")
     budget = MixBudget(target_bits=7.2)
     task = MixTask(source, recipe, budget, tmp_path, 1)
     limits = budget_limits(source, recipe, budget)
@@ -244,7 +262,13 @@ def test_searched_mix_beats_mixes_that_measure_nothing(bits: float, tmp_path: Pa
     source = open_source(str(REFERENCE))
     budget = MixBudget(target_bits=bits)
     choice = choose_mix(
-        source, load_recipe("int4"), text, budget, work=tmp_path, threads=1, progress=NO_PROGRESS
+        source,
+        replace(load_recipe("int4"), solver="rtn"),
+        text,
+        budget,
+        work=tmp_path,
+        threads=1,
+        progress=NO_PROGRESS,
     )
     found = {contender.name: contender.kl for contender in choice.report.contenders}
     assert choice.report.kept == SEARCHED

@@ -28,7 +28,7 @@ def make_windows(seed: int = 0) -> Windows:
 
 def make_run(directory: Path, work: Path, **changes: object) -> SensitivityRun:
     source = open_source(str(directory))
-    groups = tensor_groups(source.spec, load_recipe("int4"), (INT4, INT8))
+    groups = tensor_groups(source.spec, replace(load_recipe("int4"), solver="rtn"), (INT4, INT8))
     work.mkdir(exist_ok=True)
     run = SensitivityRun(QuickSolver(source, None), groups, make_windows(), work, 1)
     return replace(run, **changes)  # type: ignore[arg-type]
@@ -77,14 +77,18 @@ def test_each_group_costs_what_the_whole_model_says(
         group = next(group for group in run.groups if group.name == name)
         names = [item.name for item in group.tensors]
         for scheme in (INT4, INT8):
-            recipe = only(load_recipe("int4"), source, names, scheme)
+            recipe = only(replace(load_recipe("int4"), solver="rtn"), source, names, scheme)
             expected = transformers_kl(source, recipe, run.windows)
             assert found[name].kl(scheme) == pytest.approx(expected, rel=1e-3), (name, scheme)
     assert all(group.kl(INT4) > 10 * group.kl(INT8) > 0 for group in found.values())
 
 
 def test_end_to_end_kl_is_that_of_whole_models(tiny_qwen2_dir: Path) -> None:
-    source, recipe, windows = open_source(str(tiny_qwen2_dir)), load_recipe("int4"), make_windows(1)
+    source, recipe, windows = (
+        open_source(str(tiny_qwen2_dir)),
+        replace(load_recipe("int4"), solver="rtn"),
+        make_windows(1),
+    )
     found = evaluate_recipe_kl(source, recipe, windows, threads=1)
     assert found.mean_kl == pytest.approx(transformers_kl(source, recipe, windows), rel=1e-4)
     assert found.tokens == windows.size
@@ -102,7 +106,11 @@ def test_checkpoint_gives_the_same_kl_as_the_solver_that_made_it(
     from edgeport.export.checkpoint import Checkpoint
     from edgeport.export.quantize.run import quantize
 
-    source, recipe, windows = open_source(str(tiny_llama_dir)), load_recipe("int4"), make_windows()
+    source, recipe, windows = (
+        open_source(str(tiny_llama_dir)),
+        replace(load_recipe("int4"), solver="rtn"),
+        make_windows(),
+    )
     quantize(source, recipe, tmp_path, threads=1, progress=NO_PROGRESS)
     checkpoint = Checkpoint(tmp_path, source.spec)
     measured = evaluate_recipe_kl(source, recipe, windows, weights=checkpoint, threads=1)
