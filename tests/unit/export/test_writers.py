@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,7 @@ def pack(model: Path, recipe: Recipe, folder: Path) -> Packed:
     source = open_source(str(model))
     for name in ("checkpoint", "onnx", "safetensors"):
         (folder / name).mkdir(parents=True)
-    quantize(source, recipe, folder / "checkpoint", threads=2, progress=NO_PROGRESS)
+    quantize(source, replace(recipe, solver="rtn"), folder / "checkpoint", threads=2, progress=NO_PROGRESS)
     checkpoint = Checkpoint(folder / "checkpoint", source.spec)
     for name in ("onnx", "safetensors"):
         get_format(name).write(checkpoint, folder / name, WriteOptions("tiny", 128, NO_PROGRESS))
