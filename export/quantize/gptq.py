@@ -46,7 +46,7 @@ def prepare(statistics: InputStatistics | None) -> RowSolver:
 
     Raises UnsupportedModel for a Hessian that is not finite, or that no damping makes positive definite.
     """
-    return _prepare(statistics, weighted=False)
+    return _prepare(statistics)
 
 
 def prepare_weighted(statistics: InputStatistics | None) -> RowSolver:
@@ -55,17 +55,8 @@ def prepare_weighted(statistics: InputStatistics | None) -> RowSolver:
 
 
 def prepare_refined(statistics: InputStatistics | None) -> RowSolver:
-    """The same, and then scales and codes made better in turns (`edgeport.export.quantize.refine`)."""
-    solve = _prepare(statistics, weighted=False)
-    if statistics is None or statistics.hessian is None:
-        return solve
-    damped = damped_hessian(statistics.hessian, DAMPING)
-    correction = _correction(statistics, DAMPING)
-
-    def solve_and_refine(values: Floats, scheme: TensorScheme) -> SolvedRows:
-        return refine(_corrected(values, correction), solve(values, scheme), scheme, damped)
-
-    return solve_and_refine
+    """The same as `prepare`, and then scales and codes made better in turns (`edgeport.export.quantize.refine`)."""
+    return _prepare(statistics, refined=True)
 
 
 def damped_hessian(hessian: Floats, damping: float) -> Floats:
@@ -76,18 +67,23 @@ def damped_hessian(hessian: Floats, damping: float) -> Floats:
     return damped
 
 
-def _prepare(statistics: InputStatistics | None, *, weighted: bool) -> RowSolver:
+def _prepare(
+    statistics: InputStatistics | None, *, weighted: bool = False, refined: bool = False
+) -> RowSolver:
     if statistics is None or statistics.hessian is None:
         return imatrix.prepare(statistics if weighted else None)
     search = imatrix.search(statistics if weighted else None)
     feedback = error_feedback(statistics.hessian)
     correction = _correction(statistics, feedback.damping)
+    damped = damped_hessian(statistics.hessian, feedback.damping) if refined else None
 
     def solve(values: Floats, scheme: TensorScheme) -> SolvedRows:
-        values = _corrected(values, correction)
+        if correction is not None:
+            values = values + values @ correction
         scales = search(values, scheme)
         codes = round_with_feedback(values, scales, scheme, feedback)
-        return SolvedRows(codes, scales.astype(np.float16))
+        solved = SolvedRows(codes, scales.astype(np.float16))
+        return solved if damped is None else refine(values, solved, scheme, damped)
 
     return solve
 
@@ -96,10 +92,6 @@ def _correction(statistics: InputStatistics, damping: float) -> Floats | None:
     if statistics.cross is None or statistics.hessian is None:
         return None
     return target_correction(statistics.hessian, statistics.cross, damping)
-
-
-def _corrected(values: Floats, correction: Floats | None) -> Floats:
-    return values if correction is None else values + values @ correction
 
 
 def error_feedback(hessian: Floats) -> ErrorFeedback:
