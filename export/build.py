@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeport import __version__
+from edgeport.export.calibrate.run import STATISTICS_NAME, collect_statistics
 from edgeport.export.calibrate.text import CalibrationText
 from edgeport.export.calibration_stage import calibration_text, text_facts
 from edgeport.export.checkpoint import Checkpoint
@@ -26,7 +27,6 @@ from edgeport.export.verify.golden import compute_golden, write_golden
 from edgeport.manifest import Manifest, to_json, write_manifest
 from edgeport.progress import Progress
 
-STATISTICS_NAME = "statistics.safetensors"
 TOOLS = (
     "numpy", "ml_dtypes", "gguf", "onnx", "onnxruntime", "openvino", "openvino-tokenizers", "llama-cpp-python",
     "tokenizers", "safetensors", "compressed-tensors", "transformers", "torch", "bitsandbytes",
@@ -184,8 +184,6 @@ def _statistics(
     folder = shop.staging.directory / "statistics"
 
     def work(target: Path) -> None:
-        from edgeport.export.calibrate.run import collect_statistics
-
         scratch = shop.staging.scratch("statistics-work", own)
         path = collect_statistics(plan.source, text, scratch, threads=plan.threads, progress=shop.progress)
         path.rename(target / STATISTICS_NAME)

@@ -137,7 +137,7 @@ class _Pair:
             timeout_s=TIMEOUT_S,
         )
         detail = (
-            f"{reply['tokens']} tokens to the end of the cache, {format_bytes(reply['grown_bytes'])} more memory than "
+            f"{reply['tokens']} tokens, twice to the end of the cache, {format_bytes(reply['grown_bytes'])} more memory than "
             "at the start"
         )
         if not reply["finite"]:

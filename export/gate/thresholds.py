@@ -21,7 +21,7 @@ class Thresholds:
     extra_loops: share of the prompts that may run into an endless loop although the source's answer does not; one prompt
         is always allowed, since greedy decoding tips over by chance.
     speed_ratio, memory_saving: deployment checks, against the 16-bit container of the same engine.
-    latency_drift: median time per token at the end of a long run over that at its start, context growth included.
+    latency_drift: median time per token of a second run to the end of the cache over that of the first.
     """
 
     perplexity_loss: float = 0.05
