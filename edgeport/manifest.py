@@ -87,8 +87,27 @@ class SourceFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class StageFacts:
+    """The float model after one stage: `source`, `pruned`, `recovered`. seconds: what the stage took.
+
+    Quality is that of the weights in float32 on the gate's text, against the source; None where nothing was measured.
+    """
+
+    name: str
+    parameters: int
+    size_bytes: int
+    seconds: float | None = None
+    perplexity: float | None = None
+    perplexity_ratio: float | None = None
+    mean_kl_divergence: float | None = None
+    same_top1: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """`quality` and `speed` map a format to the dataclasses of eval and bench, as plain JSON.
+
+    stages: the float models before quantization, where the recipe prunes or recovers; else empty.
 
     calibration: origin, tokens and sha256 of the text the codes were solved on, empty where none was needed. gate: the
     verdict with every line of it, its thresholds, and the path of the ladder; empty when the export was not judged.
@@ -108,6 +127,7 @@ class Manifest:
     cost: Mapping[str, Any] = field(default_factory=dict)
     calibration: Mapping[str, Any] = field(default_factory=dict)
     gate: Mapping[str, Any] = field(default_factory=dict)
+    stages: tuple[StageFacts, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     def container(self, format_name: str) -> ContainerEntry:

@@ -11,6 +11,7 @@ from edgeport.units import format_bytes, format_count, format_seconds
 if TYPE_CHECKING:
     from edgeport.export.pipeline import ExportResult
     from edgeport.export.request import ExportPlan
+    from edgeport.manifest import Manifest
 
 
 def plan_text(plan: ExportPlan) -> str:
@@ -104,12 +105,21 @@ def result_text(result: ExportResult) -> str:
         for entry in manifest.containers
     ]
     parts = [format_table(("format", "file", "size", "ratio", "verdict", "weights_id"), rows, right={2, 3})]
+    parts += _stage_parts(manifest)
     parts += _gate_parts(result)
     seconds = manifest.cost["seconds"]
     packing = sum(value for stage, value in seconds.items() if stage not in ("verify", "golden", "gate"))
     cost = f"{format_seconds(sum(seconds.values()))} ({format_seconds(packing)} to quantize and pack)"
     peak = format_bytes(manifest.cost["peak_ram_bytes"])
     return "\n".join([*parts, f"{result.directory}: {cost}, peak memory {peak}"])
+
+
+def _stage_parts(manifest: Manifest) -> list[str]:
+    """What pruning and recovery did before quantization; nothing for an export without them."""
+    from edgeport.runtimes.bench.stages import STAGE_COLUMNS, stage_cells
+
+    cells = stage_cells(manifest)
+    return [format_table(STAGE_COLUMNS, cells, right=range(1, len(STAGE_COLUMNS)))] if cells else []
 
 
 def _gate_parts(result: ExportResult) -> list[str]:

@@ -53,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
 def artifact_text(manifest: Manifest) -> str:
     """The facts of the whole artifact, then one line per container with everything that was measured."""
     from edgeport.runtimes.bench.rows import COLUMNS, container_rows
+    from edgeport.runtimes.bench.stages import STAGE_COLUMNS, stage_cells
 
     model, source = manifest.model, manifest.source
     facts = [
@@ -73,7 +74,10 @@ def artifact_text(manifest: Manifest) -> str:
         for row, entry in zip(container_rows(manifest), manifest.containers, strict=True)
     ]
     headers = [title for title, _ in COLUMNS] + ["verified", "weights_id"]
-    return _facts_text(facts) + "\n\n" + format_table(headers, rows, right=range(1, len(COLUMNS)))
+    parts = [_facts_text(facts), format_table(headers, rows, right=range(1, len(COLUMNS)))]
+    if stages := stage_cells(manifest):
+        parts.append(format_table(STAGE_COLUMNS, stages, right=range(1, len(STAGE_COLUMNS))))
+    return "\n\n".join(parts)
 
 
 def model_document(path: Path) -> dict[str, Any]:

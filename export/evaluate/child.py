@@ -50,11 +50,12 @@ def source_pass(model: str, plan: str, out: str, threads: int) -> Any:
 
 
 def container_quality(
-    format_name: str, entry_point: str, text: str, base: str, threads: int
+    format_name: str, entry_point: str, text: str, base: str, threads: int, *, exact: bool = False
 ) -> dict[str, Any]:
-    """Feed every chunk to a container's engine, as shipped, and compare with the source's log probabilities."""
+    """Feed every chunk to a container's engine, as shipped (exact: in float32), and compare with the source's log
+    probabilities."""
     chunked = read_text(Path(text))
-    options = SessionOptions(threads=threads, context_length=chunked.n_ctx)
+    options = SessionOptions(threads=threads, context_length=chunked.n_ctx, exact=exact)
     with _opened(format_name, Path(entry_point), options) as session:
         return _quality(session, format_name, chunked, base)
 

@@ -20,6 +20,7 @@ from edgeport.runtimes.bench.page_style import STYLE
 from edgeport.runtimes.bench.plots import Bar, Point, bars, scatter
 from edgeport.runtimes.bench.rows import COLUMNS, NOT_MEASURED, ContainerRow, container_rows, number, size
 from edgeport.runtimes.bench.samples import samples
+from edgeport.runtimes.bench.stages import STAGE_COLUMNS, stage_cells
 from edgeport.runtimes.bench.verdict import ORDER, findings, headline
 from edgeport.units import format_bytes, format_count
 
@@ -44,6 +45,7 @@ def report_page(manifest: Manifest) -> str:
         gate_section(manifest.gate, _table),
         element("h2", "Formats"),
         _formats(rows),
+        *_stages(manifest),
         element("h2", "Plots"),
         element(
             "div", _quality_plot(manifest, rows), _speed_plot(manifest, rows), attributes={"class": "plots"}
@@ -105,6 +107,15 @@ def _formats(rows: Sequence[ContainerRow]) -> Markup:
     )
     cells = [[render(row) for _, render in COLUMNS] for row in rows]
     return _table([title for title, _ in COLUMNS], cells, caption=caption)
+
+
+def _stages(manifest: Manifest) -> list[Markup]:
+    """Only where the recipe pruned or recovered."""
+    cells = stage_cells(manifest)
+    caption = (
+        "Float stages in float32 on the gate's text, containers in their own engines; all against the source."
+    )
+    return [element("h2", "Stages"), _table(STAGE_COLUMNS, cells, caption=caption)] if cells else []
 
 
 def _quality_plot(manifest: Manifest, rows: Sequence[ContainerRow]) -> Markup:
