@@ -34,10 +34,12 @@ _PIECE_ROWS = 1024
 @dataclass(frozen=True, slots=True)
 class ErrorFeedback:
     """order: the column taken at each step, [in_features]; upper: Cholesky factor U of the inverse Hessian in that
-    order, H^-1 = U^T U, divided row by row by its diagonal; damping: share of the mean diagonal that it took."""
+    order, H^-1 = U^T U, divided row by row by its diagonal; diagonal: what it was divided by, [in_features] by step;
+    damping: share of the mean diagonal that it took."""
 
     order: npt.NDArray[np.int64]
     upper: Floats
+    diagonal: Floats
     damping: float
 
 
@@ -94,8 +96,11 @@ def _correction(statistics: InputStatistics, damping: float) -> Floats | None:
     return target_correction(statistics.hessian, statistics.cross, damping)
 
 
-def error_feedback(hessian: Floats) -> ErrorFeedback:
-    """Factor a Hessian [in_features, in_features], with as little damping as it takes."""
+def error_feedback(hessian: Floats, order: npt.NDArray[np.int64] | None = None) -> ErrorFeedback:
+    """Factor a Hessian [in_features, in_features], with as little damping as it takes.
+
+    order: columns in the order they will be taken; by default the largest diagonal first.
+    """
     with missing_extra("eval", purpose="factoring Hessians"):
         import torch
     if not np.isfinite(hessian).all():
@@ -106,7 +111,8 @@ def error_feedback(hessian: Floats) -> ErrorFeedback:
     diagonal = np.diag(hessian).astype(np.float64)
     dead = diagonal <= 0
     mean = float(diagonal[~dead].mean()) if not dead.all() else 1.0
-    order = np.argsort(-diagonal, kind="stable")
+    if order is None:
+        order = np.argsort(-diagonal, kind="stable")
     # Reversed, because H = R R^T with R upper triangular is the ordinary Cholesky factor of H turned upside down.
     matrix = torch.from_numpy(hessian[np.ix_(order[::-1], order[::-1])].astype(np.float64))
     zero = torch.from_numpy(dead[order[::-1]].copy())
@@ -120,8 +126,11 @@ def error_feedback(hessian: Floats) -> ErrorFeedback:
             upper = torch.linalg.solve_triangular(
                 lower.flip(0, 1), torch.eye(len(diagonal), dtype=torch.float64), upper=True
             )
-            upper /= upper.diagonal().clone()[:, None]
-            return ErrorFeedback(order, upper.to(torch.float32).numpy(), damping)
+            steps = upper.diagonal().clone()
+            upper /= steps[:, None]
+            return ErrorFeedback(
+                order, upper.to(torch.float32).numpy(), steps.to(torch.float32).numpy(), damping
+            )
         damping *= 10
     raise UnsupportedModel(
         f"a calibration Hessian of {len(diagonal)} features is not positive definite even with "
