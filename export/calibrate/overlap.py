@@ -17,7 +17,7 @@ reference model's calibration text shares 111 characters at most, and 0.5 % in a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,18 +64,25 @@ class Overlap:
 
 def find_overlap(texts: Sequence[str], heldout: str) -> Overlap:
     """What `texts` (one per window, so that no passage crosses a border) share with the held-out text."""
-    known = np.unique(run_hashes(_letters(heldout)[0]))
     passages: list[Passage] = []
     total = 0
+    for letters, found in shared_passages(texts, heldout):
+        total += letters
+        passages.extend(found)
+    passages.sort(key=lambda item: -item.characters)
+    return Overlap(tuple(passages), sum(item.characters for item in passages) / max(total, 1))
+
+
+def shared_passages(texts: Iterable[str], heldout: str) -> Iterator[tuple[int, list[Passage]]]:
+    """For each text its number of letters and digits, and the passages it shares with `heldout`, without notices."""
+    known = np.unique(run_hashes(_letters(heldout)[0]))
     for text in texts:
         letters, positions = _letters(text)
-        total += len(letters)
+        passages = []
         for start, stop in _runs(_is_known(run_hashes(letters), known)):
             last = stop + RUN_CHARACTERS - 1
-            shown = text[positions[start] : positions[last - 1] + 1]
-            passages.append(Passage(last - start, shown))
-    counted = sorted((item for item in passages if not item.is_notice), key=lambda item: -item.characters)
-    return Overlap(tuple(counted), sum(item.characters for item in counted) / max(total, 1))
+            passages.append(Passage(last - start, text[positions[start] : positions[last - 1] + 1]))
+        yield len(letters), [item for item in passages if not item.is_notice]
 
 
 def refuse_overlap(texts: Sequence[str], heldout: str, *, origin: str, heldout_name: str) -> None:
