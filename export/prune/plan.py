@@ -1,0 +1,128 @@
+"""Decide what pruning will do, before anything runs: shapes, sizes, rounding, and what cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgeport.errors import UnsupportedModel, UsageError
+from edgeport.export.families.decoder import DecoderSpec
+from edgeport.export.families.table import read_spec
+from edgeport.export.prune.config import changed_config
+from edgeport.export.prune.settings import PruneSettings, settings_from
+from edgeport.export.prune.snap import snap_for, unknown_formats
+from edgeport.export.prune.table import METHODS, get_method
+from edgeport.export.prune.vocabulary import VocabularyCut, plan_vocabulary
+from edgeport.export.source import SourceModel
+
+LARGEST_CUT = 1 / 3
+"""Of the parameters in one go; Minitron's advice (NVIDIA Model Optimizer, examples/pruning) is to iterate beyond."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrunePlan:
+    """config: config.json of the cut model; spec: what it says. notes: rounding and changes; warnings: what will hurt."""
+
+    source: SourceModel
+    settings: PruneSettings
+    config: Mapping[str, Any]
+    spec: DecoderSpec
+    snap: int
+    vocabulary: VocabularyCut | None
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the weights at 16 bits."""
+        return 2 * self.spec.parameters()
+
+    def to_document(self) -> dict[str, Any]:
+        """Plain values for `--json` and provenance.json."""
+        return {
+            "settings": self.settings.to_document(),
+            "snap": self.snap,
+            "before": shape_document(self.source.spec),
+            "after": shape_document(self.spec),
+            "notes": list(self.notes),
+            "warnings": list(self.warnings),
+        }
+
+
+def shape_document(spec: DecoderSpec) -> dict[str, Any]:
+    return {
+        "family": spec.family,
+        "layers": spec.layers,
+        "hidden_size": spec.hidden_size,
+        "intermediate_size": spec.intermediate_size,
+        "heads": spec.heads,
+        "kv_heads": spec.kv_heads,
+        "head_dim": spec.head_dim,
+        "vocab_size": spec.vocab_size,
+        "parameters": spec.parameters(),
+        "size_bytes_bf16": 2 * spec.parameters(),
+    }
+
+
+def plan_prune(source: SourceModel, settings: PruneSettings, formats: Sequence[str] = ()) -> PrunePlan:
+    """Raises UsageError or UnsupportedModel for what this model cannot be cut to, or when nothing is cut."""
+    settings_from(settings.to_document())
+    _check(settings, formats)
+    snap, notes = _snap(settings, formats)
+    spec = source.spec
+    changes: dict[str, Any] = {}
+    for name in METHODS:
+        wanted = settings.amounts().get(name)
+        if wanted is not None:
+            change = get_method(name).change(spec, wanted, snap)
+            changes |= change.config
+            notes += change.notes
+    cut = plan_vocabulary(source, settings.vocabulary) if settings.vocabulary is not None else None
+    if cut is not None:
+        changes |= cut.config
+        notes += cut.notes
+    config = changed_config(spec.config, changes, notes)
+    after = read_spec(config)
+    if after.parameters() >= spec.parameters():
+        raise UsageError(
+            f"nothing is cut: {source.name} keeps its {spec.parameters()} parameters",
+            hint="; ".join(notes) or "give shares below 1.0, or smaller numbers",
+        )
+    return PrunePlan(source, settings, config, after, snap, cut, tuple(notes), _warnings(spec, after))
+
+
+def _check(settings: PruneSettings, formats: Sequence[str]) -> None:
+    if not settings.amounts() and settings.vocabulary is None:
+        raise UsageError(
+            "nothing to prune was named", hint="give --ffn, --heads, --layers, --embedding or --vocabulary"
+        )
+    if settings.per_layer:
+        raise UnsupportedModel(
+            "--per-layer: no family here can have layers of different widths",
+            hint="leave it out: widths are the same in all layers",
+        )
+    unknown = unknown_formats(formats)
+    if unknown:
+        raise UsageError(f"unknown format {unknown[0]!r}", hint="edgeport export --help names the formats")
+
+
+def _snap(settings: PruneSettings, formats: Sequence[str]) -> tuple[int, list[str]]:
+    wanted, reason = snap_for(formats)
+    if settings.snap is None:
+        note = f"widths are multiples of {wanted}, which {reason} packs best"
+        return wanted, [note] if reason and (settings.ffn or settings.embedding) else []
+    if settings.snap < wanted:
+        return settings.snap, [
+            f"{reason} would pack multiples of {wanted} better than those of {settings.snap}"
+        ]
+    return settings.snap, []
+
+
+def _warnings(before: DecoderSpec, after: DecoderSpec) -> tuple[str, ...]:
+    cut = 1 - after.parameters() / before.parameters()
+    if cut <= LARGEST_CUT:
+        return ()
+    return (
+        f"{100 * cut:.0f}% of the parameters go at once, more than a third: prune less, recover by distillation, prune again",
+    )
