@@ -46,11 +46,11 @@ def open_session(path: Path, options: SessionOptions) -> OnnxSession:
 
 @dataclass(frozen=True, slots=True)
 class _Cache:
-    """Names and shape of the key-value cache as the graph declares it."""
+    """Names and shapes of the key-value cache as the graph declares it; `kv_heads` is one number per name."""
 
     past: tuple[str, ...]
     present: tuple[str, ...]
-    kv_heads: int
+    kv_heads: tuple[int, ...]
     head_dim: int
     dtype: Any
 
@@ -152,10 +152,12 @@ class OnnxSession:
         return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, self._logits_dtype, "cpu", 0)
 
     def _allocate(self, length: int) -> list[Any]:
-        shape = (1, self._cache.kv_heads, length, self._cache.head_dim)
+        cache = self._cache
         return [
-            onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, self._cache.dtype))
-            for _ in self._cache.past
+            onnxruntime.OrtValue.ortvalue_from_numpy(
+                np.zeros((1, kv_heads, length, cache.head_dim), cache.dtype)
+            )
+            for kv_heads in cache.kv_heads
         ]
 
 
@@ -202,8 +204,8 @@ def _describe_cache(session: Any) -> _Cache:
         )
     inputs = tuple(str(item.name) for item in past)
     outputs = tuple(name.replace("past_key_values.", "present.") for name in inputs)
-    _, kv_heads, _, head_dim = past[0].shape
-    return _Cache(inputs, outputs, int(kv_heads), int(head_dim), dtype)
+    kv_heads = tuple(int(item.shape[1]) for item in past)
+    return _Cache(inputs, outputs, kv_heads, int(past[0].shape[3]), dtype)
 
 
 def _engine_errors() -> tuple[type[Exception], ...]:

@@ -1,7 +1,8 @@
 """A decoder in plain numpy float32: the oracle the engines are compared with, and a runtime where nothing else is installed.
 
 Llama and Qwen2 as published: RMSNorm, rotary embedding, grouped-query attention, SwiGLU, optional biases, tied or own
-head. Reads a plain or a packed safetensors folder. Written to be read; no speed is claimed.
+head. Head counts are those of each layer's matrices, so Nemotron-NAS runs as well. Reads a plain or a packed safetensors
+folder. Written to be read; no speed is claimed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from edgeport.runtimes.session import Logits, SessionOptions
 from edgeport.runtimes.window import Window, choose_context_length
 
 Floats = npt.NDArray[np.float32]
-FAMILIES = ("llama", "qwen2")
+FAMILIES = ("llama", "qwen2", "nemotron-nas")
 _TABLE_PIECE_ROWS = 8192
 _CHUNK_TOKENS = 256
 """Attention scores are [heads, chunk, total]: long prompts go through in pieces of this size."""
@@ -92,9 +93,9 @@ class ReferenceSession:
     def __init__(self, folder: Path, options: SessionOptions, *, keep_weights: bool = True) -> None:
         config = _read_config(folder)
         self._eps = np.asarray(config["rms_norm_eps"], np.float32)
-        self._heads = int(config["num_attention_heads"])
-        self._kv_heads = int(config.get("num_key_value_heads") or self._heads)
-        self._head_dim = int(config.get("head_dim") or config["hidden_size"] // self._heads)
+        self._head_dim = int(
+            config.get("head_dim") or config["hidden_size"] // int(config["num_attention_heads"])
+        )
         weights = SafetensorsReader(folder)
         layers = range(int(config["num_hidden_layers"]))
         self._weights = weights
@@ -107,8 +108,10 @@ class ReferenceSession:
         length = choose_context_length(options.context_length, int(config["max_position_embeddings"]))
         self._window = Window(length, self._embedding.rows)
         self._cosines, self._sines = rotary_tables(config, self._head_dim, length)
-        shape = (len(layers), self._kv_heads, length, self._head_dim)
-        self._keys, self._values = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        # Per layer [kv_heads, context_length, head_dim].
+        shapes = [(self._kv_heads(index), length, self._head_dim) for index in layers]
+        self._keys = [np.zeros(shape, np.float32) for shape in shapes]
+        self._values = [np.zeros(shape, np.float32) for shape in shapes]
 
     @property
     def vocab_size(self) -> int:
@@ -142,7 +145,11 @@ class ReferenceSession:
         if self._window.close():
             self._kept = []
             del self._embedding, self._head
-            self._keys = self._values = np.empty((0, 0, 0, 0), np.float32)
+            self._keys = self._values = []
+
+    def _kv_heads(self, index: int) -> int:
+        module = f"model.layers.{index}.self_attn.k_proj.weight"
+        return self._weights.shape(module)[0] // self._head_dim
 
     def _forward(self, tokens: npt.NDArray[np.int64]) -> Floats:
         """Hidden states [tokens, hidden_size] before the final norm; appends to the cache at the position."""
@@ -158,11 +165,11 @@ class ReferenceSession:
         begin, end = self._window.position, self._window.position + x.shape[0]
         cosines, sines = self._cosines[begin:end], self._sines[begin:end]
         queries = rotate(self._split_heads(layer.query(x)), cosines, sines)
-        self._keys[index, :, begin:end] = rotate(self._split_heads(layer.key(x)), cosines, sines)
-        self._values[index, :, begin:end] = self._split_heads(layer.value(x))
-        group = self._heads // self._kv_heads
-        keys = np.repeat(self._keys[index, :, :end], group, axis=0)  # [heads, end, head_dim]
-        values = np.repeat(self._values[index, :, :end], group, axis=0)
+        self._keys[index][:, begin:end] = rotate(self._split_heads(layer.key(x)), cosines, sines)
+        self._values[index][:, begin:end] = self._split_heads(layer.value(x))
+        group = queries.shape[0] // self._keys[index].shape[0]
+        keys = np.repeat(self._keys[index][:, :end], group, axis=0)  # [heads, end, head_dim]
+        values = np.repeat(self._values[index][:, :end], group, axis=0)
         scores = queries @ keys.swapaxes(1, 2) / np.float32(math.sqrt(self._head_dim))
         future = np.arange(end)[None, :] > np.arange(begin, end)[:, None]
         scores[:, future] = -np.inf

@@ -36,22 +36,19 @@ class LayerwiseModel:
     def __init__(self, source: SourceModel, *, n_ctx: int, threads: int) -> None:
         with missing_extra("eval", purpose="running the source model layer by layer"):
             import torch
-            from transformers import AutoConfig, AutoModelForCausalLM
+
+            from edgeport.export.families.network import empty_network, make_rotary_tables
         torch.set_num_threads(threads)
         self.source = source
         self.layers = source.spec.layers
         self._torch = torch
-        config = AutoConfig.from_pretrained(source.directory, local_files_only=True)
-        config.use_cache = False
-        with torch.device("meta"):
-            skeleton = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        skeleton = empty_network(source.directory, dtype=torch.float32)
+        skeleton.config.use_cache = False
+        make_rotary_tables(skeleton)
         inner = skeleton.model
-        inner.rotary_emb = type(inner.rotary_emb)(
-            config=config
-        )  # its tables are no weights: they must be real
         self._inner = inner
         self._modules = list(inner.layers)
-        self._calls = _record_calls(torch, inner, config, n_ctx)
+        self._calls = _record_calls(torch, inner, skeleton.config, n_ctx)
 
     def embed(self, tokens: npt.NDArray[np.int64], replaced: Weights | None = None) -> torch.Tensor:
         """tokens [batch, n_ctx] -> hidden states [batch, n_ctx, hidden_size] float32."""

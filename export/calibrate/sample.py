@@ -41,16 +41,16 @@ def sample_tokens(
     _check_memory(source)
     with missing_extra("eval", purpose="sampling calibration text from the model"):
         import torch
-        from transformers import AutoModelForCausalLM, GenerationConfig
+        from transformers import GenerationConfig
         from transformers.utils import logging
+
+        from edgeport.export.families.network import load_network
     logging.disable_progress_bar()  # ours tells more
     torch.set_num_threads(threads)
     prompts = _prompts(source, windows, n_ctx, seed)
     with progress.stage("sample calibration text", total=windows * n_ctx) as stage, torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_pretrained(
-            source.directory, dtype=torch.float32, local_files_only=True, use_safetensors=True
-        ).eval()
+        model = load_network(source.directory, dtype=torch.float32)
         # The model's own may bring top-k, penalties and an end token, and fills what another leaves open.
         model.generation_config = GenerationConfig()
         written = [

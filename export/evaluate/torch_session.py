@@ -41,8 +41,9 @@ def load_network(folder: Path, options: SessionOptions) -> Any:
     is_bitsandbytes = _is_bitsandbytes(folder)
     with missing_extra("bitsandbytes" if is_bitsandbytes else "eval", purpose=f"running {folder.name}"):
         import torch
-        from transformers import AutoModelForCausalLM
         from transformers.utils import logging
+
+        from edgeport.export.families import network as families
 
         if is_bitsandbytes:
             import accelerate  # noqa: F401
@@ -52,13 +53,11 @@ def load_network(folder: Path, options: SessionOptions) -> Any:
     # It tells at every layer of every token that it casts its input.
     getLogger("bitsandbytes.autograd._functions").setLevel(ERROR)
     try:
-        network = AutoModelForCausalLM.from_pretrained(
+        network = families.load_network(
             folder,
-            dtype=torch.float32 if options.exact else "auto",
+            dtype=torch.float32 if options.exact else None,
             device_map={"": "cpu"} if is_bitsandbytes else None,
-            local_files_only=True,
-            use_safetensors=True,
-        ).eval()
+        )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise RuntimeFailure(f"transformers cannot open {folder}: {error}") from error
     if options.exact and is_bitsandbytes:

@@ -24,6 +24,10 @@ def read_decoder(
         problems.append(f"hidden_act is {config['hidden_act']!r}, supported is 'silu'")
     if heads % kv_heads:
         problems.append(f"{heads} heads are not a multiple of {kv_heads} key-value heads")
+    if family in _HEADS_DIVIDE_HIDDEN and hidden_size % heads:
+        problems.append(
+            f"hidden_size {hidden_size} is not a multiple of {heads} heads, without which transformers opens no llama"
+        )
     rope = read_rope(config, problems)
     if problems or rope is None:
         raise UnsupportedModel(f"this {family} model cannot be exported: " + "; ".join(problems))
@@ -53,6 +57,9 @@ _REQUIRED = (
     "max_position_embeddings", "rms_norm_eps",
 )  # fmt: skip
 
+
+_HEADS_DIVIDE_HIDDEN = ("llama", "nemotron-nas")
+"""transformers 5 checks it in LlamaConfig even where head_dim makes it meaningless; Qwen2Config does not."""
 
 _ROPE_REQUIRED = {
     "linear": ("factor",),

@@ -29,8 +29,21 @@ class RopeSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerShape:
+    """The sizes in which decoder layers may differ from each other; all are at least 1."""
+
+    heads: int
+    kv_heads: int
+    intermediate_size: int
+
+
+@dataclass(frozen=True, slots=True)
 class DecoderSpec:
-    """One pre-norm decoder with RMSNorm, grouped-query attention and SwiGLU."""
+    """One pre-norm decoder with RMSNorm, grouped-query attention and SwiGLU.
+
+    heads, kv_heads and intermediate_size are those of every layer, or the largest where `layer_shapes` has one entry per
+    layer; what works on a layer asks `layer_shape`.
+    """
 
     family: str
     architecture: str
@@ -50,6 +63,18 @@ class DecoderSpec:
     mlp_bias: bool
     config: Mapping[str, Any]
     """config.json as it was read."""
+    layer_shapes: tuple[LayerShape, ...] = ()
+    """One per layer where layers differ, empty where they are alike."""
+
+    def layer_shape(self, layer: int) -> LayerShape:
+        if self.layer_shapes:
+            return self.layer_shapes[layer]
+        return LayerShape(self.heads, self.kv_heads, self.intermediate_size)
+
+    @property
+    def uniform_kv_heads(self) -> bool:
+        """Whether the KV cache of every layer has one shape."""
+        return len({shape.kv_heads for shape in self.layer_shapes}) <= 1
 
     def parameters(self) -> int:
         """Exact, each tied tensor counted once."""
@@ -65,7 +90,8 @@ class DecoderSpec:
             yield TensorSpec(HEAD, "head", (self.vocab_size, self.hidden_size))
 
     def layer_tensors(self, layer: int) -> Iterator[TensorSpec]:
-        query, key_value = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        shape = self.layer_shape(layer)
+        query, key_value = shape.heads * self.head_dim, shape.kv_heads * self.head_dim
         prefix = f"model.layers.{layer}."
         yield TensorSpec(prefix + "input_layernorm.weight", "norm", (self.hidden_size,))
         linears = (
@@ -73,9 +99,9 @@ class DecoderSpec:
             ("self_attn.k_proj", key_value, self.hidden_size, self.qkv_bias),
             ("self_attn.v_proj", key_value, self.hidden_size, self.qkv_bias),
             ("self_attn.o_proj", self.hidden_size, query, self.output_bias),
-            ("mlp.gate_proj", self.intermediate_size, self.hidden_size, self.mlp_bias),
-            ("mlp.up_proj", self.intermediate_size, self.hidden_size, self.mlp_bias),
-            ("mlp.down_proj", self.hidden_size, self.intermediate_size, self.mlp_bias),
+            ("mlp.gate_proj", shape.intermediate_size, self.hidden_size, self.mlp_bias),
+            ("mlp.up_proj", shape.intermediate_size, self.hidden_size, self.mlp_bias),
+            ("mlp.down_proj", self.hidden_size, shape.intermediate_size, self.mlp_bias),
         )
         for name, rows, columns, bias in linears:
             yield TensorSpec(f"{prefix}{name}.weight", "linear", (rows, columns))
@@ -84,7 +110,8 @@ class DecoderSpec:
         yield TensorSpec(prefix + "post_attention_layernorm.weight", "norm", (self.hidden_size,))
 
     def kv_bytes_per_token(self, bytes_per_element: int = 2) -> int:
-        return 2 * self.layers * self.kv_heads * self.head_dim * bytes_per_element
+        kv_heads = sum(self.layer_shape(layer).kv_heads for layer in range(self.layers))
+        return 2 * kv_heads * self.head_dim * bytes_per_element
 
 
 EMBEDDING = "model.embed_tokens.weight"

@@ -12,6 +12,7 @@ from edgeport.lazy import load
 FAMILIES: dict[str, str] = {
     "LlamaForCausalLM": "edgeport.export.families.llama:read_spec",
     "Qwen2ForCausalLM": "edgeport.export.families.qwen2:read_spec",
+    "DeciLMForCausalLM": "edgeport.export.families.nemotron_nas:read_spec",
 }
 
 

@@ -16,7 +16,7 @@ def write_genai_config(checkpoint: Checkpoint, directory: Path, *, max_length: i
         "model": {
             **_token_ids(checkpoint),
             "context_length": spec.context_length,
-            "type": spec.family,
+            "type": "qwen2" if spec.family == "qwen2" else "llama",
             "vocab_size": spec.vocab_size,
             "decoder": {
                 "filename": "model.onnx",

@@ -25,7 +25,8 @@ from edgeport.export.formats.rope import llama3_divisors
 from edgeport.export.verify.token_parity import check_token_parity, require_engine
 from edgeport.scheme import TensorScheme
 
-FAMILIES = ("llama", "qwen2")
+FAMILIES = ("llama", "qwen2", "nemotron-nas")
+_NARROWEST_FEED_FORWARD = 32
 
 
 class GgufFormat:
@@ -39,6 +40,12 @@ class GgufFormat:
             reasons.append(f"no GGUF mapping for family {spec.family}, supported are {', '.join(FAMILIES)}")
         if spec.head_dim % 2:
             reasons.append(f"head_dim is {spec.head_dim}, llama.cpp rotates pairs of features")
+        narrowest = min(spec.layer_shape(layer).intermediate_size for layer in range(spec.layers))
+        if narrowest < _NARROWEST_FEED_FORWARD:
+            # llama.cpp's `deci` leaves a whole layer out whose feed-forward it takes for absent, and says nothing.
+            reasons.append(
+                f"a feed-forward width of {narrowest}, llama.cpp needs at least {_NARROWEST_FEED_FORWARD}"
+            )
         if any(scheme.kind == "int2" for scheme in schemes):
             # Q2_K shares minima and 4-bit scales among 256 weights, TQ2_0 has three levels: neither holds these numbers.
             reasons.append(

@@ -40,9 +40,10 @@ def add_model(writer: GGUFWriter, spec: DecoderSpec, name: str) -> None:
     writer.add_block_count(spec.layers)
     writer.add_context_length(spec.context_length)
     writer.add_embedding_length(spec.hidden_size)
-    writer.add_feed_forward_length(spec.intermediate_size)
-    writer.add_head_count(spec.heads)
-    writer.add_head_count_kv(spec.kv_heads)
+    shapes = spec.layer_shapes
+    writer.add_feed_forward_length([item.intermediate_size for item in shapes] or spec.intermediate_size)
+    writer.add_head_count([item.heads for item in shapes] or spec.heads)
+    writer.add_head_count_kv([item.kv_heads for item in shapes] or spec.kv_heads)
     writer.add_key_length(spec.head_dim)
     writer.add_value_length(spec.head_dim)
     writer.add_layer_norm_rms_eps(spec.rms_norm_eps)

@@ -2,6 +2,7 @@
 
 Names follow llama.cpp's tensor map. Its `llama` architecture rotates neighbouring features (NORM) where Hugging Face
 rotates halves, so the rows of q and k, and their biases, are reordered per head; `qwen2` rotates halves itself (NEOX).
+`deci` is `llama` with head counts and feed-forward widths per layer.
 """
 
 from __future__ import annotations
@@ -44,20 +45,27 @@ def architecture(spec: DecoderSpec) -> str:
 
     `qwen2` there has no rope factors and wants heads * head_dim == hidden_size; `llama` takes the biases too.
     """
+    if spec.layer_shapes:
+        return "deci"
     whole = spec.heads * spec.head_dim == spec.hidden_size
     return "qwen2" if spec.family == "qwen2" and whole and spec.rope.kind != "llama3" else "llama"
 
 
 def gguf_tensors(spec: DecoderSpec) -> Iterator[GgufTensor]:
     """Every tensor of the spec in checkpoint order."""
-    interleave = architecture(spec) == "llama"
+    interleave = architecture(spec) != "qwen2"
     for item in spec.tensors():
         rows = None
         if interleave and ".self_attn.q_proj." in item.name:
-            rows = interleaved_rows(spec.heads, spec.head_dim)
+            rows = interleaved_rows(spec.layer_shape(layer_of(item.name)).heads, spec.head_dim)
         elif interleave and ".self_attn.k_proj." in item.name:
-            rows = interleaved_rows(spec.kv_heads, spec.head_dim)
+            rows = interleaved_rows(spec.layer_shape(layer_of(item.name)).kv_heads, spec.head_dim)
         yield GgufTensor(item.name, gguf_name(item.name), rows)
+
+
+def layer_of(name: str) -> int:
+    """`model.layers.3.mlp.up_proj.weight` -> 3."""
+    return int(name.split(".", 3)[2])
 
 
 def gguf_name(name: str) -> str:

@@ -84,8 +84,8 @@ class DecoderGraph:
             [*query_key_value, *past, "seqlens_k", "total_sequence_length", "cos_cache", "sin_cache"],
             [f"{prefix}output", *present],
             domain=_CONTRIB,
-            num_heads=self._spec.heads,
-            kv_num_heads=self._spec.kv_heads,
+            num_heads=self._spec.layer_shape(layer).heads,
+            kv_num_heads=self._spec.layer_shape(layer).kv_heads,
             scale=float(self._spec.head_dim**-0.5),
             do_rotary=1,
             rotary_interleaved=0,
@@ -261,8 +261,8 @@ class DecoderGraph:
         self._node("Cos", ["rope.angles"], ["cos_cache"])
         self._node("Sin", ["rope.angles"], ["sin_cache"])
 
-    def _cache_shapes(self, length: str) -> list[str | int]:
-        return ["batch_size", self._spec.kv_heads, length, self._spec.head_dim]
+    def _cache_shapes(self, layer: int, length: str) -> list[str | int]:
+        return ["batch_size", self._spec.layer_shape(layer).kv_heads, length, self._spec.head_dim]
 
     def _inputs(self) -> list[onnx.ValueInfoProto]:
         values = [
@@ -282,7 +282,7 @@ class DecoderGraph:
     def _cache(self, prefix: str, length: str) -> list[onnx.ValueInfoProto]:
         return [
             helper.make_tensor_value_info(
-                f"{prefix}.{layer}.{part}", TensorProto.FLOAT, self._cache_shapes(length)
+                f"{prefix}.{layer}.{part}", TensorProto.FLOAT, self._cache_shapes(layer, length)
             )
             for layer in range(self._spec.layers)
             for part in ("key", "value")

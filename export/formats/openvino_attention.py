@@ -15,7 +15,7 @@ import openvino as ov
 from openvino import opset13 as ops
 from openvino.op.util import Variable, VariableInfo
 
-from edgeport.export.families.decoder import DecoderSpec
+from edgeport.export.families.decoder import DecoderSpec, LayerShape
 from edgeport.export.formats.rope import inverse_frequencies
 
 Node = Any
@@ -102,14 +102,16 @@ class Attention:
 
     def __call__(self, layer: int, query: Node, key: Node, value: Node) -> Node:
         """Projections [batch, seq, heads * head_dim] -> mixed values [batch, seq, heads * head_dim]."""
-        spec = self._spec
-        queries = self._rotate(self._split(query, spec.heads))
-        keys = self._cached(f"{layer}.key", self._rotate(self._split(key, spec.kv_heads)))
-        values = self._cached(f"{layer}.value", self._split(value, spec.kv_heads))
-        mixed = ops.scaled_dot_product_attention(
-            queries, self._repeat(keys), self._repeat(values), self._shared.mask, causal=False
+        shape = self._spec.layer_shape(layer)
+        queries = self._rotate(self._split(query, shape.heads))
+        keys = self._rotate(self._split(key, shape.kv_heads))
+        cached = (
+            self._cached(f"{layer}.key", keys, shape.kv_heads),
+            self._cached(f"{layer}.value", self._split(value, shape.kv_heads), shape.kv_heads),
         )
-        merged = ops.constant([0, 0, spec.heads * spec.head_dim], dtype=ov.Type.i64)
+        keys, values = (self._repeat(heads, shape) for heads in cached)
+        mixed = ops.scaled_dot_product_attention(queries, keys, values, self._shared.mask, causal=False)
+        merged = ops.constant([0, 0, shape.heads * self._spec.head_dim], dtype=ov.Type.i64)
         return ops.reshape(ops.transpose(mixed, _order()), merged, special_zero=True)
 
     def _split(self, projected: Node, heads: int) -> Node:
@@ -125,14 +127,14 @@ class Attention:
         turned = ops.concat([negative, first], axis=-1)
         return ops.add(ops.multiply(heads, self._shared.cosine), ops.multiply(turned, self._shared.sine))
 
-    def _cached(self, name: str, new: Node) -> Node:
+    def _cached(self, name: str, new: Node, kv_heads: int) -> Node:
         """Past and new along the sequence axis; the variable starts empty and is named as optimum-intel names it."""
         info = VariableInfo()
-        info.data_shape = ov.PartialShape([-1, self._spec.kv_heads, -1, self._spec.head_dim])
+        info.data_shape = ov.PartialShape([-1, kv_heads, -1, self._spec.head_dim])
         info.data_type = ov.Type.f32
         info.variable_id = f"past_key_values.{name}present.{name}"
         variable = Variable(info)
-        sizes = [self._shared.batch, _vector(self._spec.kv_heads), _vector(0), _vector(self._spec.head_dim)]
+        sizes = [self._shared.batch, _vector(kv_heads), _vector(0), _vector(self._spec.head_dim)]
         empty = ops.broadcast(ops.constant(np.float32(0.0)), ops.concat(sizes, axis=0))
         past = ops.gather(ops.read_value(empty, variable), self._shared.beam_idx, _scalar(0))
         present = ops.concat([past, new], axis=2)
@@ -140,19 +142,18 @@ class Attention:
         self.sinks.append(ops.assign(present, variable))
         return present
 
-    def _repeat(self, heads: Node) -> Node:
+    def _repeat(self, heads: Node, shape: LayerShape) -> Node:
         """Each key or value head once per query head of its group: [batch, kv_heads, all, d] -> [batch, heads, all, d]."""
-        spec = self._spec
-        if spec.kv_heads == spec.heads:
+        if shape.kv_heads == shape.heads:
             return heads
-        group = spec.heads // spec.kv_heads
+        group = shape.heads // shape.kv_heads
         widened = ops.broadcast(
             ops.unsqueeze(heads, _vector(2)),
             ops.constant([1, 1, group, 1, 1], dtype=ov.Type.i64),
             broadcast_spec="BIDIRECTIONAL",
         )
-        shape = ops.constant([0, spec.heads, -1, spec.head_dim], dtype=ov.Type.i64)
-        return ops.reshape(widened, shape, special_zero=True)
+        whole = ops.constant([0, shape.heads, -1, self._spec.head_dim], dtype=ov.Type.i64)
+        return ops.reshape(widened, whole, special_zero=True)
 
 
 def _order() -> Node:

@@ -93,4 +93,6 @@ def _repeats_per_s(work: object) -> float:
 
 
 def _layer_weights(spec: DecoderSpec) -> int:
-    return sum(item.shape[0] * item.shape[1] for item in spec.layer_tensors(0) if item.role == "linear")
+    """Of an average layer."""
+    linears = (item for item in spec.tensors() if item.role == "linear")
+    return sum(item.shape[0] * item.shape[1] for item in linears) // spec.layers

@@ -48,6 +48,8 @@ class BitsAndBytes:
         return False
 
     def reasons_against(self, source: SourceModel) -> list[str]:
+        if source.spec.family == "nemotron-nas":
+            return ["transformers builds the layers of nemotron-nas only with code from the folder"]
         dtype = float_dtype(source.spec)
         if dtype not in _ITEM_BYTES:
             return [f"config.json asks for dtype {dtype}, bitsandbytes computes in {', '.join(_ITEM_BYTES)}"]

@@ -94,7 +94,8 @@ def _wanted(spec: DecoderSpec, item: TensorSpec, mix: GgufMix, *, importance: bo
     if item.role == "embedding":
         return mix.token_embedding or mix.default
     _, layer, module, _ = gguf_name(item.name).split(".")
-    place = Place(int(layer), spec.layers, spec.heads // spec.kv_heads, importance)
+    first = spec.layer_shape(0)  # whose sharing llama.cpp takes for that of all layers
+    place = Place(int(layer), spec.layers, first.heads // first.kv_heads, importance)
     holding = (kind for holds, kind in mix.modules.get(module, ()) if holds(place))
     wanted = next(holding, mix.default)
     if module == "attn_v" and _is_70b(spec) and wanted in (Type.Q3_K, Type.Q4_K):

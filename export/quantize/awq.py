@@ -96,12 +96,12 @@ class FoldingPair:
 
 def folding_pairs(spec: DecoderSpec, index: int) -> tuple[FoldingPair, ...]:
     """The four places of decoder layer `index` where a scale can be moved across."""
-    prefix = f"model.layers.{index}."
+    prefix, shape = f"model.layers.{index}.", spec.layer_shape(index)
     attention = tuple(f"{prefix}self_attn.{name}_proj.weight" for name in "qkvo")
     gate, up, down = (f"{prefix}mlp.{name}_proj.weight" for name in ("gate", "up", "down"))
     return (
         FoldingPair(f"{prefix}input_layernorm.weight", attention[:3]),
-        FoldingPair(attention[2], attention[3:], width=spec.head_dim, copies=spec.heads // spec.kv_heads),
+        FoldingPair(attention[2], attention[3:], width=spec.head_dim, copies=shape.heads // shape.kv_heads),
         FoldingPair(f"{prefix}post_attention_layernorm.weight", (gate, up)),
         FoldingPair(up, (down,)),
     )

@@ -66,12 +66,11 @@ class Learner:
     ) -> None:
         with missing_extra("eval", purpose="distilling codes and scales"):
             import torch
-            from transformers import AutoModelForCausalLM
+
+            from edgeport.export.families.network import load_network
         self._torch, self._settings = torch, settings
         self._items = list(source.spec.tensors())
-        self._teacher = AutoModelForCausalLM.from_pretrained(
-            source.directory, dtype=torch.float32, local_files_only=True
-        ).eval()
+        self._teacher = load_network(source.directory, dtype=torch.float32)
         self._latents, self._floats, self._constants = _parameters(source, recipe, self._items, start)
         self._train, self._held = _split(text.windows, settings.held_share)
         self._optimizer = self._make_optimizer()

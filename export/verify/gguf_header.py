@@ -19,7 +19,10 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from edgeport.errors import ArtifactError
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_INTEGERS = (0, 1, 2, 3, 4, 5, 10, 11)
 _STRING, _ARRAY = 8, 9
+_KEPT_ELEMENTS = 1024
+"""More than a model has layers, less than it has tokens."""
 _MAX_DIMENSIONS = 4
 
 
@@ -36,7 +39,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """metadata: scalars and strings (arrays are only walked over). value_offsets: where each value starts.
+    """metadata: scalars, strings and short arrays of integers (others are only walked over). value_offsets: where each value starts.
 
     metadata_range: the file bytes of all key-values, `metadata_count` of them.
     """
@@ -52,8 +55,14 @@ class GgufHeader:
     def text(self, key: str) -> str:
         return str(self._value(key))
 
-    def integer(self, key: str) -> int:
-        return int(self._value(key))
+    def integer(self, key: str, layer: int = 0) -> int:
+        """A number, or entry `layer` of an array with one per layer. Raises ArtifactError when there is none."""
+        value = self._value(key)
+        if not isinstance(value, tuple):
+            return int(value)
+        if layer >= len(value):
+            raise ArtifactError(f"{self.path}: {key} has {len(value)} entries, none for layer {layer}")
+        return int(value[layer])
 
     def _value(self, key: str) -> Any:
         if key not in self.metadata:
@@ -97,13 +106,16 @@ class _Cursor:
         except UnicodeDecodeError as error:
             raise self.damaged("a text is not UTF-8") from error
 
-    def skip_array(self) -> None:
+    def array(self) -> tuple[int, ...] | None:
+        """A short array of integers; anything else is walked over."""
         kind, count = self.take("I"), self.take("Q")
         if kind in _SCALARS:
             size = count * struct.calcsize("<" + _SCALARS[kind])
             self.need(size)
-            self.at += size
-            return
+            start, self.at = self.at, self.at + size
+            if kind not in _INTEGERS or count > _KEPT_ELEMENTS:
+                return None
+            return struct.unpack_from(f"<{count}{_SCALARS[kind]}", self.data, start)
         if kind != _STRING:
             raise self.damaged(f"an array has element type {kind}")
         unpack, data, size = struct.Struct("<Q").unpack_from, self.data, len(self.data)
@@ -114,6 +126,7 @@ class _Cursor:
             at += 8 + unpack(data, at)[0]
         self.at = at
         self.need(0)
+        return None
 
     def need(self, size: int) -> None:
         if self.at + size > len(self.data):
@@ -159,7 +172,9 @@ def _read_metadata(cursor: _Cursor, count: int) -> tuple[dict[str, Any], dict[st
         elif kind == _STRING:
             metadata[key] = cursor.string()
         elif kind == _ARRAY:
-            cursor.skip_array()
+            values = cursor.array()
+            if values is not None:
+                metadata[key] = values
         else:
             raise cursor.damaged(f"value type {kind} does not exist")
     return metadata, offsets

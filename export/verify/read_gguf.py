@@ -81,11 +81,13 @@ def hugging_face_name(path: Path, name: str) -> str:
 
 
 def _hugging_face_rows(header: GgufHeader, info: TensorInfo, values: Floats) -> Floats:
-    """Undo the row order of architecture `llama`: there features i and i + head_dim / 2 of a head are neighbours."""
-    match = re.fullmatch(r"blk\.\d+\.attn_([qk])\.(?:weight|bias)", info.name)
-    if match is None or header.text("general.architecture") != "llama":
+    """Undo the row order of `llama` and `deci`: there features i and i + head_dim / 2 of a head are neighbours."""
+    match = re.fullmatch(r"blk\.(\d+)\.attn_([qk])\.(?:weight|bias)", info.name)
+    architecture = header.text("general.architecture")
+    if match is None or architecture not in ("llama", "deci"):
         return values
-    heads = header.integer("llama.attention.head_count" + ("" if match.group(1) == "q" else "_kv"))
+    key = f"{architecture}.attention.head_count" + ("" if match.group(2) == "q" else "_kv")
+    heads = header.integer(key, int(match.group(1)))
     if heads <= 0 or values.shape[0] % (2 * heads):
         raise ArtifactError(f"{header.path}: tensor {info.name} has {values.shape[0]} rows for {heads} heads")
     pairs = values.reshape(heads, values.shape[0] // heads // 2, 2, -1)

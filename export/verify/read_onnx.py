@@ -64,11 +64,11 @@ def _matmul(graph: _Graph, node: onnx.NodeProto) -> Iterator[tuple[str, Floats]]
 
 
 def _split(graph: _Graph, name: str, rows: Floats, suffix: str) -> Iterator[tuple[str, Floats]]:
-    """Take a fused query-key-value matrix apart by the head counts of the attention operator."""
+    """Take a fused query-key-value matrix apart by the head counts of the layer's own attention operator."""
     if not name.endswith("qkv_proj"):
         yield f"{name}.{suffix}", rows
         return
-    heads, kv_heads = graph.heads
+    heads, kv_heads = graph.heads(f"{name}.output")
     head_dim = rows.shape[0] // (heads + 2 * kv_heads)
     start = 0
     for part, count in (("q_proj", heads), ("k_proj", kv_heads), ("v_proj", kv_heads)):
@@ -96,8 +96,15 @@ class _Graph:
             raise ArtifactError(
                 f"{path} has no GroupQueryAttention: not a decoder written for onnxruntime-genai"
             )
-        attributes = _attributes(attention[0])
-        self.heads = int(attributes["num_heads"]), int(attributes["kv_num_heads"])
+        # By what the operator takes its queries from: layers may differ in their heads.
+        self._attention = {node.input[0]: node for node in attention}
+
+    def heads(self, queries: str) -> tuple[int, int]:
+        """(query heads, key-value heads) of the attention that reads `queries`, through the Add of a bias or not."""
+        if queries not in self._attention:
+            raise ArtifactError(f"{self.path}: no GroupQueryAttention reads {queries}")
+        attributes = _attributes(self._attention[queries])
+        return int(attributes["num_heads"]), int(attributes["kv_num_heads"])
 
     def is_constant(self, name: str) -> bool:
         return self._casts.get(name, name) in self._initializers
