@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("edgeport.cli.bench", "measure speed and memory, per runtime"),
     "devices": ("edgeport.cli.devices", "list device profiles, or probe this machine"),
     "inspect": ("edgeport.cli.inspect", "show what is in an artifact or a model folder"),
+    "sparsify": ("edgeport.cli.sparsify", "set weights to zero, for a smaller compressed download"),
     "report": ("edgeport.cli.report", "write one HTML page with tables and plots"),
 }
 

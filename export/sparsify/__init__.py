@@ -1,0 +1,1 @@
+"""Unstructured and N:M sparsity: zeros in the decoder's linears, shapes unchanged."""

@@ -1,0 +1,59 @@
+"""A model folder that appears whole, and what made it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from edgeport.errors import UsageError
+from edgeport.export.source import SourceModel
+
+PROVENANCE_NAME = "provenance.json"
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """An empty folder beside `out` that gets its name when the block ends well; an older `out` is replaced."""
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    yield part
+    shutil.rmtree(out, ignore_errors=True)
+    part.replace(out)
+
+
+def write_provenance(
+    source: SourceModel, folder: Path, stage: str, settings: Mapping[str, Any], report: Mapping[str, Any]
+) -> None:
+    """What made this folder of what; the source's own provenance is kept under `source`."""
+    document: dict[str, Any] = {
+        "stage": stage,
+        "settings": dict(settings),
+        "source_name": source.name,
+        "source_fingerprint": source.fingerprint(),
+        "report": dict(report),
+    }
+    earlier = source.directory / PROVENANCE_NAME
+    if earlier.is_file():
+        document["source"] = json.loads(earlier.read_text(encoding="utf-8"))
+    text = json.dumps(document, indent=2) + "\n"
+    (folder / PROVENANCE_NAME).write_text(text, encoding="utf-8")
+
+
+def require_free_folder(out: Path, *, force: bool) -> None:
+    """An older folder of a stage may be replaced when that is asked for; anything else there is the user's own.
+
+    Raises UsageError.
+    """
+    if not out.exists():
+        return
+    if not force:
+        raise UsageError(f"{out} exists already", hint="give another -o, or --force to replace it")
+    if not (out / PROVENANCE_NAME).is_file():
+        raise UsageError(
+            f"{out} has no {PROVENANCE_NAME}, and --force replaces nothing else", hint="give another -o"
+        )
