@@ -7,6 +7,7 @@ correction of the norms.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -25,13 +26,15 @@ _READERS = ("self_attn.q_proj.weight", "mlp.gate_proj.weight")
 class EmbeddingWidth:
     def change(self, spec: DecoderSpec, wanted: Amount, snap: int) -> Change:
         target = resolve("embedding", wanted, spec.hidden_size)
-        width = snap_width(target, spec.hidden_size, snap)
+        # Transformers opens a llama only where the number of heads divides the hidden width.
+        multiple = math.lcm(snap, spec.heads)
+        width = snap_width(target, spec.hidden_size, multiple)
         config = {
             "hidden_size": width,
             "head_dim": spec.head_dim,
             "rms_norm_eps": spec.rms_norm_eps * spec.hidden_size / width,
         }
-        return Change(config, rounding_note("hidden width", target, width, snap))
+        return Change(config, rounding_note("hidden width", target, width, multiple))
 
     def keep(self, scoring: Scoring, kept: Kept) -> Kept:
         return replace(kept, hidden=highest(hidden_scores(scoring, kept.layers), scoring.spec.hidden_size))

@@ -25,10 +25,8 @@ class Heads:
         heads, kv_heads = head_counts(spec, target)
         notes = []
         if heads != target:
-            notes.append(
-                f"attention heads: {heads} instead of {target:g}: whole groups of {spec.heads // spec.kv_heads}, or as many "
-                f"in each of {spec.kv_heads} groups"
-            )
+            allowed = ", ".join(map(str, sorted({count for count, _ in _possible(spec)})))
+            notes.append(f"attention heads: {heads} instead of {target:g}; possible are {allowed}")
         config = {
             "num_attention_heads": heads,
             "num_key_value_heads": kv_heads,
@@ -45,15 +43,21 @@ class Heads:
 
 
 def head_counts(spec: DecoderSpec, target: float) -> tuple[int, int]:
-    """(query heads, key-value heads) nearest to `target` query heads.
+    """(query heads, key-value heads) nearest to `target` query heads, rather too many than too few.
 
-    Query heads inside the groups go first where both ways reach the number: keys and values are shared by more heads then,
-    but none is lost.
+    Query heads inside the groups go first where both ways reach the number: a key-value head less is a loss to all of its
+    query heads.
     """
+    return min(_possible(spec), key=lambda counts: (abs(counts[0] - target), -counts[0], -counts[1]))
+
+
+def _possible(spec: DecoderSpec) -> list[tuple[int, int]]:
+    """As many query heads in each group, or whole groups. Transformers opens a llama only where the number of heads divides
+    the hidden width, although head_dim has made that meaningless."""
     group = spec.heads // spec.kv_heads
     inside = [(size * spec.kv_heads, spec.kv_heads) for size in range(1, group + 1)]
-    whole = [(count * group, count) for count in range(1, spec.kv_heads + 1)]
-    return min((*inside, *whole), key=lambda counts: abs(counts[0] - target))
+    whole = [(count * group, count) for count in range(1, spec.kv_heads)]
+    return [counts for counts in (*inside, *whole) if spec.hidden_size % counts[0] == 0]
 
 
 def choose_heads(scores: Scores, before: DecoderSpec, after: DecoderSpec) -> tuple[Indices, Indices]:

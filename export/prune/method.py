@@ -66,7 +66,7 @@ class Scoring:
 
 class Method(Protocol):
     def change(self, spec: DecoderSpec, wanted: Amount, snap: int) -> Change:
-        """Raises UsageError for what this model cannot be cut to."""
+        """spec: what the methods before this one have left. Raises UsageError for what it cannot be cut to."""
         ...
 
     def keep(self, scoring: Scoring, kept: Kept) -> Kept:

@@ -69,13 +69,19 @@ def plan_prune(source: SourceModel, settings: PruneSettings, formats: Sequence[s
     """Raises UsageError or UnsupportedModel for what this model cannot be cut to, or when nothing is cut."""
     settings_from(settings.to_document())
     _check(settings, formats)
+    if source.spec.layer_shapes and settings.amounts():
+        raise UnsupportedModel(
+            f"the layers of {source.name} have different widths already",
+            hint="prune the model it was made from; --vocabulary works on it",
+        )
     snap, notes = _snap(settings, formats)
-    spec = source.spec
+    spec = left = source.spec
     changes: dict[str, Any] = {}
     for name in METHODS:
         wanted = settings.amounts().get(name)
         if wanted is not None:
-            change = get_method(name).change(spec, wanted, snap)
+            change = get_method(name).change(left, wanted, snap)
+            left = read_spec({**left.config, **change.config})
             changes |= change.config
             notes += change.notes
     cut = plan_vocabulary(source, settings.vocabulary) if settings.vocabulary is not None else None

@@ -34,15 +34,15 @@ def unknown_formats(formats: Sequence[str]) -> list[str]:
     return [name for name in formats if name not in FORMATS and name not in NATIVE]
 
 
-def snap_width(target: float, size: int, snap: int) -> int:
-    """The multiple of `snap` nearest to `target`, at least one and below `size`; `size` itself when that is nearer."""
+def snap_width(target: float, size: int, multiple: int) -> int:
+    """The `multiple` nearest to `target`, at least one and below `size`; `size` itself when that is nearer."""
     if target >= size:
         return size
-    rounded = max(int(target / snap + 0.5), 1) * snap
+    rounded = max(int(target / multiple + 0.5), 1) * multiple
     return rounded if rounded < size else size
 
 
-def rounding_note(name: str, target: float, width: int, snap: int) -> tuple[str, ...]:
+def rounding_note(name: str, target: float, width: int, multiple: int) -> tuple[str, ...]:
     if width == target:
         return ()
-    return (f"{name}: {width} instead of {target:g}, the nearest multiple of {snap}",)
+    return (f"{name}: {width} instead of {target:g}, the nearest multiple of {multiple}",)
