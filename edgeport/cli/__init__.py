@@ -21,6 +21,7 @@ from edgeport.errors import EdgeportError, UsageError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "prune": ("edgeport.cli.prune", "cut layers, widths, heads or tokens; a stock model folder comes out"),
+    "distill": ("edgeport.cli.distill", "train a pruned or small model to answer as its teacher does"),
     "export": ("edgeport.cli.export", "quantize a model once and pack it for every engine"),
     "verify": ("edgeport.cli.verify", "re-open every container: weights, text, checksums"),
     "eval": ("edgeport.cli.eval", "measure quality against the source model, per runtime"),

@@ -73,7 +73,7 @@ def distill(job: DistillJob, out: Path, *, work: Path, threads: int, progress: P
     with missing_extra("eval", purpose="distillation"):
         import torch
     settings = job.settings
-    vocab_size = _check(job)
+    vocab_size = check_models(job.teacher, job.student, settings)
     precision = choose_precision(settings.precision)
     require_training_memory(job.teacher, job.student, settings, precision=precision)
     torch.set_num_threads(threads)
@@ -123,14 +123,12 @@ def recorded_schedule(path: Path) -> tuple[tuple[int, float], ...]:
     return found
 
 
-def _check(job: DistillJob) -> int:
-    """The ids that both models have. Raises UsageError for what the two models cannot do together."""
-    settings, student, teacher = job.settings, job.student, job.teacher
-    n_ctx = job.text.windows.shape[1]
+def check_models(teacher: SourceModel | None, student: SourceModel, settings: DistillSettings) -> int:
+    """The ids that both models have logits for. Raises UsageError for what the models cannot do together."""
     for model in (student, teacher):
-        if model is not None and n_ctx > model.spec.context_length:
+        if model is not None and settings.n_ctx > model.spec.context_length:
             raise UsageError(
-                f"windows of {n_ctx} tokens, the context of {model.name} is {model.spec.context_length}",
+                f"windows of {settings.n_ctx} tokens, the context of {model.name} is {model.spec.context_length}",
                 hint="take a smaller --n-ctx",
             )
     if teacher is None:
@@ -143,7 +141,10 @@ def _check(job: DistillJob) -> int:
         return student.spec.vocab_size
     vocab_size = require_same_vocabulary(teacher, student)
     if settings.cache_teacher >= vocab_size:
-        raise UsageError(f"cache_teacher is {settings.cache_teacher}, the models have {vocab_size} tokens")
+        raise UsageError(
+            f"{settings.cache_teacher} of the teacher's tokens are to be kept for each position, the models have {vocab_size}",
+            hint="--cache-teacher 32 keeps nearly all of the probability",
+        )
     if settings.hidden_weight > 0:
         _check_hidden(teacher, student)
     return vocab_size

@@ -72,11 +72,14 @@ def measure_losses(
     import torch
 
     logits = output.logits[:, :-1].float()
-    hard = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+    log_probabilities = logits.log_softmax(dim=-1)
+    hard = torch.nn.functional.nll_loss(log_probabilities.flatten(0, 1), tokens[:, 1:].flatten())
     total = (1 - settings.alpha) * hard
     soft = None
     if target is not None and settings.alpha > 0:
-        soft = soft_divergence(logits, target, settings.temperature)
+        # At temperature 1 the logarithms are there: over a large vocabulary they are dear.
+        scaled = log_probabilities if settings.temperature == 1 else logits / settings.temperature
+        soft = soft_divergence(scaled, target, settings.temperature)
         total = total + settings.alpha * settings.temperature**2 * soft
     if isinstance(target, FullTarget):
         if settings.logit_weight > 0:
@@ -86,15 +89,24 @@ def measure_losses(
     return Losses(total, hard, soft)
 
 
-def soft_divergence(logits: torch.Tensor, target: Target, temperature: float) -> torch.Tensor:
-    """KL(teacher || student) at `temperature`, a mean over positions; logits [batch, n_ctx - 1, vocab_size] float32."""
+def soft_divergence(scaled: torch.Tensor, target: Target, temperature: float) -> torch.Tensor:
+    """KL(teacher || student) at `temperature`, a mean over positions.
+
+    scaled: the student's logits over the temperature, up to a constant for each position, [batch, n_ctx - 1, vocab_size]
+    float32; ids beyond the teacher's take no part.
+    """
+    import torch
+
     if isinstance(target, FullTarget):
-        wanted = (target.logits[:, :-1, : logits.shape[-1]].float() / temperature).log_softmax(dim=-1)
-        got = (logits[..., : wanted.shape[-1]] / temperature).log_softmax(dim=-1)
+        wanted = target.logits[:, :-1, : scaled.shape[-1]].float()
+        wanted = (wanted if temperature == 1 else wanted / temperature).log_softmax(dim=-1)
+        got = scaled[..., : wanted.shape[-1]]
+        got = got - got.logsumexp(dim=-1, keepdim=True)
     else:
         wanted = target.log_probabilities[:, :-1]
-        got = coarsened(logits / temperature, target.indices[:, :-1])
-    return (wanted.exp() * (wanted - got)).sum(dim=-1).mean()
+        got = coarsened(scaled, target.indices[:, :-1])
+    summed = torch.nn.functional.kl_div(got, wanted, log_target=True, reduction="sum")
+    return summed / (wanted.shape[0] * wanted.shape[1])
 
 
 def coarsened(logits: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgeport.errors import UnsupportedModel
+from edgeport.export.recover.attention import use_chunked_attention
 from edgeport.export.source import SourceModel
 from edgeport.lazy import missing_extra
 
@@ -28,6 +29,7 @@ def load_float_network(source: SourceModel, *, gradient_checkpointing: bool = Fa
     for module in network.modules():
         if hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.0
+    use_chunked_attention(network)
     if gradient_checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})
         network.train()  # transformers checkpoints in training mode only
