@@ -104,10 +104,26 @@ class StageFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class DraftEntry:
+    """A small model that proposes tokens for this one (docs/drafts.md): a whole artifact of its own in sub-folder `folder`.
+
+    weights_id: the draft's. acceptance_rate and tokens_per_step: measured on text when the draft was put there, None where
+    nobody measured. drafted_tokens: proposals per call of the model.
+    """
+
+    folder: str
+    weights_id: str
+    drafted_tokens: int = 4
+    acceptance_rate: float | None = None
+    tokens_per_step: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """`quality` and `speed` map a format to the dataclasses of eval and bench, as plain JSON.
 
-    stages: the float models before quantization, where the recipe prunes or recovers; else empty.
+    stages: the float models before quantization, where the recipe prunes or recovers; else empty. draft: the small model
+    beside this one, if any.
 
     calibration: origin, tokens and sha256 of the text the codes were solved on, empty where none was needed. gate: the
     verdict with every line of it, its thresholds, and the path of the ladder; empty when the export was not judged.
@@ -128,6 +144,7 @@ class Manifest:
     calibration: Mapping[str, Any] = field(default_factory=dict)
     gate: Mapping[str, Any] = field(default_factory=dict)
     stages: tuple[StageFacts, ...] = ()
+    draft: DraftEntry | None = None
     schema_version: int = SCHEMA_VERSION
 
     def container(self, format_name: str) -> ContainerEntry:

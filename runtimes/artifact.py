@@ -20,10 +20,12 @@ from edgeport.devices.cpu import read_cpu
 from edgeport.errors import MissingExtra, UsageError
 from edgeport.manifest import base_format, is_native
 from edgeport.runtimes.container import Container, find_containers
+from edgeport.runtimes.drafts import DRAFT_CHOICES, open_draft
 from edgeport.runtimes.engines import ENGINES, open_session, unavailable_because
 from edgeport.runtimes.generate import FinishReason, GenerationOptions, Token, generate
 from edgeport.runtimes.session import Session, SessionOptions
-from edgeport.runtimes.tokenizer import FileTokenizer, Message, Tokenizer
+from edgeport.runtimes.speculative import Draft
+from edgeport.runtimes.tokenizer import Message, Tokenizer, open_tokenizer
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -43,32 +45,53 @@ class Completion:
     decode_tokens_per_s: float | None
 
 
-def load(path: str | Path, *, runtime: str | None = None, options: SessionOptions | None = None) -> Model:
+def load(
+    path: str | Path,
+    *,
+    runtime: str | None = None,
+    options: SessionOptions | None = None,
+    draft: str = "none",
+) -> Model:
     """Open an artifact folder, one of its sub-folders or a model file.
 
     runtime: the container to use by its format (gguf, onnx, openvino, safetensors, gguf-q4_k_m); None takes the best that is
-    installed here.
+    installed here. draft: "auto" also opens the artifact's draft, where it has one, and lets it propose tokens.
     Raises UsageError for a runtime the path does not have, MissingExtra when no engine for it is installed.
     """
+    if draft not in DRAFT_CHOICES:
+        raise UsageError(f"draft is {draft!r}", hint=f"it can be {' or '.join(DRAFT_CHOICES)}")
     container, reason = choose(find_containers(Path(path)), runtime)
-    session = open_session(container.format, container.path, options or SessionOptions())
+    options = options or SessionOptions()
+    session = open_session(container.format, container.path, options)
     try:
-        return Model(container, session, open_tokenizer(container), reason)
+        tokenizer = open_tokenizer(container)
+        helper = open_draft(container, session, tokenizer, options) if draft == "auto" else None
+        return Model(container, session, tokenizer, reason, helper)
     except BaseException:
         session.close()
         raise
 
 
 class Model:
-    """One loaded container with its tokenizer. Each call starts a new text; not thread-safe. Close it, or use `with`."""
+    """One loaded container with its tokenizer. Each call starts a new text; not thread-safe. Close it, or use `with`.
+
+    draft: what proposes tokens for greedy text, and for sampled text without a seed. A seed promises the same text again,
+    and with a draft that the clock may switch off the random numbers would not be used up in the same order.
+    """
 
     def __init__(
-        self, container: Container, session: Session, tokenizer: Tokenizer, choice_reason: str
+        self,
+        container: Container,
+        session: Session,
+        tokenizer: Tokenizer,
+        choice_reason: str,
+        draft: Draft | None = None,
     ) -> None:
         self.container = container
         self.session = session
         self.tokenizer = tokenizer
         self.choice_reason = choice_reason
+        self.draft = draft
 
     @property
     def format(self) -> str:
@@ -103,6 +126,8 @@ class Model:
     def close(self) -> None:
         """Free the engine's memory; closing twice is harmless."""
         self.session.close()
+        if self.draft is not None:
+            self.draft.session.close()
 
     def __enter__(self) -> Model:
         return self
@@ -114,7 +139,11 @@ class Model:
 
     def _stream(self, prompt: Sequence[int], options: GenerationOptions) -> Iterator[Token]:
         self.session.rewind(0)
-        return generate(self.session, self.tokenizer, prompt, options)
+        sampling = options.sampling
+        if self.draft is None or (sampling.temperature > 0 and sampling.seed is not None):
+            return generate(self.session, self.tokenizer, prompt, options)
+        self.draft.session.rewind(0)
+        return generate(self.session, self.tokenizer, prompt, options, self.draft)
 
     def _complete(self, prompt: Sequence[int], options: GenerationOptions) -> Completion:
         begin = time.perf_counter()
@@ -131,15 +160,6 @@ class Model:
             ttft_ms=(times[0] - begin) * 1000,
             decode_tokens_per_s=(len(times) - 1) / decode_s if decode_s > 0 else None,
         )
-
-
-def open_tokenizer(container: Container) -> Tokenizer:
-    """The container's own: a GGUF file carries its vocabulary, the others lie beside tokenizer.json."""
-    if base_format(container.format) == "gguf":
-        from edgeport.runtimes.llama_vocabulary import LlamaVocabulary
-
-        return LlamaVocabulary(container.path)
-    return FileTokenizer(container.folder)
 
 
 def choose(containers: Sequence[Container], runtime: str | None) -> tuple[Container, str]:

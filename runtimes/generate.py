@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +11,8 @@ import numpy as np
 
 from edgeport.errors import RuntimeFailure, UsageError
 from edgeport.runtimes.sampling import GREEDY, Sampling, choose, log_probability
-from edgeport.runtimes.session import Session
+from edgeport.runtimes.session import Logits, Session
+from edgeport.runtimes.speculative import Draft, speculate
 from edgeport.runtimes.text_stream import StopStrings, TextStream
 from edgeport.runtimes.tokenizer import Tokenizer
 
@@ -52,28 +54,53 @@ class GenerationOptions:
 
 
 def generate(
-    session: Session, tokenizer: Tokenizer, prompt: Sequence[int], options: GenerationOptions
+    session: Session,
+    tokenizer: Tokenizer,
+    prompt: Sequence[int],
+    options: GenerationOptions,
+    draft: Draft | None = None,
 ) -> Iterator[Token]:
     """Append `prompt` to the session and yield tokens as they come; the session then holds all but the last of them.
+
+    draft: a smaller model at the same position that proposes tokens (see edgeport.runtimes.speculative).
 
     Raises RuntimeFailure at once when prompt and max_tokens do not fit the context: nothing is cut in silence. Stopping
     early (closing the iterator) leaves the session usable.
     """
     room = _room(session, prompt, options.max_tokens)
-    return _tokens(session, tokenizer, prompt, options, room)
+    if draft is None:
+        return _tokens(_choices(session, prompt, options.sampling, room), tokenizer, options, room)
+    return _tokens(speculate(session, draft, prompt, options.sampling, room), tokenizer, options, room)
+
+
+def _choices(
+    session: Session, prompt: Sequence[int], sampling: Sampling, room: int
+) -> Generator[tuple[int, Logits]]:
+    """`room` tokens, each with the logits [vocab_size] it was chosen from; a token is fed when the next is asked for."""
+    generator = np.random.default_rng(sampling.seed)
+    seen = list(prompt)
+    pending: Sequence[int] = prompt
+    for _ in range(room):
+        logits = session.feed(pending)[-1]
+        token = choose(logits, sampling, seen, generator)
+        seen.append(token)
+        pending = [token]
+        yield token, logits
 
 
 def _tokens(
-    session: Session, tokenizer: Tokenizer, prompt: Sequence[int], options: GenerationOptions, room: int
+    choices: Generator[tuple[int, Logits]], tokenizer: Tokenizer, options: GenerationOptions, room: int
 ) -> Iterator[Token]:
-    generator = np.random.default_rng(options.sampling.seed)
+    with closing(choices):
+        yield from _texts(choices, tokenizer, options, room)
+
+
+def _texts(
+    choices: Iterator[tuple[int, Logits]], tokenizer: Tokenizer, options: GenerationOptions, room: int
+) -> Iterator[Token]:
     text, stops = TextStream(tokenizer), StopStrings(options.stop)
-    seen = list(prompt)
-    logits = session.feed(prompt)[-1]
-    for count in range(1, room + 1):
-        token = choose(logits, options.sampling, seen, generator)
+    for count, (token, logits) in enumerate(choices, start=1):
         logprob = log_probability(logits, token) if options.logprobs else None
-        seen.append(token)
         ended = tokenizer.is_stop(token) and not options.ignore_stop_tokens
         piece = stops.push("" if ended else text.push(token))
         last = ended or count == room or stops.found is not None
@@ -82,7 +109,6 @@ def _tokens(
         yield Token(token, piece, logprob, _reason(ended or stops.found is not None) if last else None)
         if last:
             return
-        logits = session.feed([token])[-1]
 
 
 def _reason(stopped: bool) -> FinishReason:

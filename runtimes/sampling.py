@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -51,13 +52,27 @@ GREEDY = Sampling()
 
 def choose(logits: Floats, sampling: Sampling, seen: Sequence[int], generator: np.random.Generator) -> int:
     """One token id from logits [vocab_size]; `seen` are the tokens of prompt and text so far."""
-    scores = penalize_repetition(logits, seen, sampling.repetition_penalty)
     if sampling.temperature == 0:
-        return int(np.argmax(scores))
+        return likeliest(logits, sampling, seen)
+    return draw(weights(logits, sampling, seen), generator)
+
+
+def likeliest(logits: Floats, sampling: Sampling, seen: Sequence[int]) -> int:
+    """What greedy decoding takes."""
+    return int(np.argmax(penalize_repetition(logits, seen, sampling.repetition_penalty)))
+
+
+def weights(logits: Floats, sampling: Sampling, seen: Sequence[int]) -> Floats:
+    """What each token is drawn with [vocab_size]; zero for what was cut off, so the sum may be under 1."""
+    scores = penalize_repetition(logits, seen, sampling.repetition_penalty)
     probabilities = softmax(scores / np.float32(sampling.temperature))
     probabilities = keep_top_k(probabilities, sampling.top_k)
     probabilities = keep_top_p(probabilities, sampling.top_p)
-    probabilities = keep_min_p(probabilities, sampling.min_p)
+    return keep_min_p(probabilities, sampling.min_p)
+
+
+def draw(probabilities: npt.NDArray[np.floating[Any]], generator: np.random.Generator) -> int:
+    """A token id with these probabilities [vocab_size], which need not add up to 1."""
     cumulative = np.cumsum(probabilities, dtype=np.float64)
     index = np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right")
     # rounding may put the draw on the end of the sum: then take the last token that has any probability
@@ -105,9 +120,9 @@ def keep_min_p(probabilities: Floats, ratio: float) -> Floats:
 
 
 def softmax(scores: Floats) -> Floats:
-    weights: Floats = np.exp(scores - scores.max())
-    weights /= weights.sum()
-    return weights
+    powers: Floats = np.exp(scores - scores.max())
+    powers /= powers.sum()
+    return powers
 
 
 def log_probability(logits: Floats, token: int) -> float:

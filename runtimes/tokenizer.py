@@ -15,6 +15,8 @@ from typing import Any, Protocol
 
 from edgeport.errors import ArtifactError, UsageError
 from edgeport.lazy import missing_extra
+from edgeport.manifest import base_format
+from edgeport.runtimes.container import Container
 from edgeport.runtimes.model_config import read_json, read_stop_ids
 
 Message = Mapping[str, str]
@@ -37,6 +39,15 @@ class Tokenizer(Protocol):
     def chat_prompt(self, messages: Sequence[Message]) -> str:
         """The messages in the model's own template, ready for its answer; encode it without special tokens."""
         ...
+
+
+def open_tokenizer(container: Container) -> Tokenizer:
+    """The container's own: a GGUF file carries its vocabulary, the others lie beside tokenizer.json."""
+    if base_format(container.format) == "gguf":
+        from edgeport.runtimes.llama_vocabulary import LlamaVocabulary
+
+        return LlamaVocabulary(container.path)
+    return FileTokenizer(container.folder)
 
 
 class FileTokenizer:

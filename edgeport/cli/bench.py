@@ -12,6 +12,7 @@ from edgeport.table import format_table
 from edgeport.units import format_bytes
 
 if TYPE_CHECKING:
+    from edgeport.manifest import DraftEntry
     from edgeport.runtimes.bench.run import BenchReport
     from edgeport.runtimes.bench.speed import Rate, Speed
 
@@ -130,7 +131,16 @@ def _notes(report: BenchReport) -> list[str]:
     ]
     if noisy:
         notes.append(f"noisy, measure again on an idle machine: {', '.join(noisy)}")
+    if report.draft is not None:
+        notes.append(_draft_note(report.draft))
     return notes
+
+
+def _draft_note(draft: DraftEntry) -> str:
+    kept = (
+        "not measured" if draft.acceptance_rate is None else f"{draft.acceptance_rate:.0%} of its proposals"
+    )
+    return f"without the draft in {draft.folder} (kept on text: {kept}); time it as an artifact of its own"
 
 
 def _rate(rate: Rate | None) -> str:

@@ -47,6 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--context-length", type=int, help="tokens of prompt and text (default: the model's, at most 2048)"
     )
     engine.add_argument(
+        "--draft",
+        choices=("auto", "none"),
+        default="auto",
+        help="let the artifact's draft propose tokens while that is faster (default: auto; the text is the same)",
+    )
+    engine.add_argument(
         "--exact", action="store_true", help="the engine's most exact arithmetic, slow; for comparisons"
     )
     parser.add_argument("--json", action="store_true", help="one JSON document instead of streamed text")
@@ -58,13 +64,16 @@ def run(arguments: argparse.Namespace) -> int:
     prompt = _prompt(arguments)
     options = _generation_options(arguments)
     session_options = SessionOptions(arguments.threads, arguments.context_length, arguments.exact)
-    with load(arguments.directory, runtime=arguments.runtime, options=session_options) as model:
+    with load(
+        arguments.directory, runtime=arguments.runtime, options=session_options, draft=arguments.draft
+    ) as model:
         _say(f"{model.engine} ({model.format}): {model.choice_reason}")
         if prompt is None:
             return _talk(model, options, arguments.system)
         if arguments.json:
             return _print_json(model, prompt, options, arguments)
         _answer(model, prompt, options, arguments)
+        _say_draft(model)
     return 0
 
 
@@ -147,6 +156,7 @@ def _print_json(model: Model, prompt: str, options: GenerationOptions, arguments
         "engine": model.engine,
         "choice_reason": model.choice_reason,
         "prompt": prompt,
+        "draft": None if model.draft is None else to_json(model.draft.acceptance()),
     }
     print(json.dumps({**document, **to_json(answer)}, ensure_ascii=False, indent=2))
     return 0
@@ -158,6 +168,17 @@ def _statistics(begin: float, times: list[float]) -> str:
         return f"{len(times)} token, {first}"
     rate = (len(times) - 1) / (times[-1] - times[0])
     return f"{len(times)} tokens, {first}, then {rate:.1f} tokens/s"
+
+
+def _say_draft(model: Model) -> None:
+    """What the draft brought; nothing when there is none or it was never asked."""
+    if model.draft is None or not model.draft.acceptance().steps:
+        return
+    found = model.draft.acceptance()
+    verdict = "; switched off, the model is faster alone" if model.draft.is_off else ""
+    _say(
+        f"draft: {found.rate:.0%} of its proposals kept, {found.tokens_per_step:.2f} tokens per step{verdict}"
+    )
 
 
 def _say(text: str) -> None:

@@ -20,11 +20,12 @@ from edgeport.export.evaluate.choices import Scorer
 from edgeport.export.evaluate.engines import engine_for
 from edgeport.lazy import load
 from edgeport.progress import Progress
-from edgeport.runtimes.artifact import choose, open_tokenizer
+from edgeport.runtimes.artifact import choose
 from edgeport.runtimes.container import find_containers
 from edgeport.runtimes.generate import GenerationOptions, generate
 from edgeport.runtimes.sampling import GREEDY, Sampling
 from edgeport.runtimes.session import Session, SessionOptions
+from edgeport.runtimes.tokenizer import open_tokenizer
 
 DEFAULT_NEW_TOKENS = 256
 _GENERATION_KEYS = frozenset({"until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k", "min_p"})

@@ -71,11 +71,6 @@ class DecoderSpec:
             return self.layer_shapes[layer]
         return LayerShape(self.heads, self.kv_heads, self.intermediate_size)
 
-    @property
-    def uniform_kv_heads(self) -> bool:
-        """Whether the KV cache of every layer has one shape."""
-        return len({shape.kv_heads for shape in self.layer_shapes}) <= 1
-
     def parameters(self) -> int:
         """Exact, each tied tensor counted once."""
         return sum(_product(item.shape) for item in self.tensors())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,17 @@ from edgeport.errors import ArtifactError, EdgeportError
 from edgeport.export.checkpoint import weights_id
 from edgeport.export.verify.golden import golden_name, read_golden
 from edgeport.export.verify.tokens import check_tokens
-from edgeport.manifest import ContainerEntry, Manifest, base_format, file_entry, is_native, read_manifest
+from edgeport.manifest import (
+    ContainerEntry,
+    DraftEntry,
+    Manifest,
+    base_format,
+    file_entry,
+    is_native,
+    read_manifest,
+)
 from edgeport.progress import Progress
+from edgeport.runtimes.drafts import draft_folder
 from edgeport.runtimes.isolation import run_isolated
 from edgeport.units import format_bytes
 
@@ -70,7 +79,39 @@ def verify_artifact(directory: Path, *, formats: Sequence[str] = (), progress: P
             for name, check in _container_checks(directory, entry, expected, lacking_bytes).items():
                 checks.append(_guarded(entry.format, name, check))
                 stage.advance(1)
+    if manifest.draft is not None:
+        checks += _draft_checks(directory, manifest, manifest.draft, formats, progress)
     return Verification(tuple(checks))
+
+
+def _draft_checks(
+    directory: Path, manifest: Manifest, draft: DraftEntry, formats: Sequence[str], progress: Progress
+) -> list[Check]:
+    """That the draft is the one the manifest means and has the model's vocabulary; then everything of its own."""
+    identity = _guarded("draft", "identity", lambda: _check_draft(directory, manifest, draft))
+    if not identity.passed:
+        return [identity]
+    folder = draft_folder(directory, draft)
+    present = [entry.format for entry in read_manifest(folder).containers]
+    wanted = [name for name in formats if name in present]
+    if formats and not wanted:
+        return [identity]
+    own = verify_artifact(folder, formats=wanted, progress=progress)
+    return [identity, *(replace(check, container=f"draft/{check.container}") for check in own.checks)]
+
+
+def _check_draft(directory: Path, manifest: Manifest, draft: DraftEntry) -> str:
+    found = read_manifest(draft_folder(directory, draft))
+    if found.weights_id != draft.weights_id:
+        raise ArtifactError(
+            f"the draft has weights_id {found.weights_id[:16]}, the manifest says {draft.weights_id[:16]}"
+        )
+    if found.draft is not None:
+        raise ArtifactError("the draft has a draft of its own, which nothing would use")
+    sizes = found.model.vocab_size, manifest.model.vocab_size
+    if sizes[0] != sizes[1]:
+        raise ArtifactError(f"the draft has {sizes[0]} tokens in its vocabulary, the model {sizes[1]}")
+    return f"weights_id {found.weights_id[:16]}, {found.model.parameters} parameters in {draft.folder}"
 
 
 def _container_checks(

@@ -12,6 +12,7 @@ from edgeport.devices.bandwidth import measure_memory_bandwidth
 from edgeport.errors import ArtifactError, EdgeportError, MissingExtra
 from edgeport.manifest import (
     ContainerEntry,
+    DraftEntry,
     Manifest,
     base_format,
     from_json,
@@ -71,6 +72,8 @@ class BenchReport:
     results: tuple[BenchLine, ...]
     skipped: tuple[Skipped, ...]
     failed: tuple[Skipped, ...]
+    draft: DraftEntry | None = None
+    """The artifact's draft; the figures are without it, because what it brings depends on the text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,7 @@ def benchmark(
         results=tuple(results),
         skipped=tuple(skipped),
         failed=tuple(failed),
+        draft=manifest.draft,
     )
 
 

@@ -7,7 +7,7 @@ that the numpy reference is an oracle for all of them. How far the shipped arith
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +15,15 @@ import numpy as np
 import pytest
 
 from edgeport.errors import EdgeportError, RuntimeFailure, UsageError
-from edgeport.runtimes.artifact import choose, open_tokenizer
+from edgeport.runtimes.artifact import choose
 from edgeport.runtimes.container import find_containers
 from edgeport.runtimes.engines import ENGINES, open_session, unavailable_because
 from edgeport.runtimes.generate import GenerationOptions, generate
 from edgeport.runtimes.isolation import run_isolated
+from edgeport.runtimes.sampling import GREEDY
 from edgeport.runtimes.session import Session, SessionOptions
+from edgeport.runtimes.speculative import Draft, speculate
+from edgeport.runtimes.tokenizer import open_tokenizer
 
 CONTEXT = 128
 TOKENS = [int(token) for token in np.random.default_rng(11).integers(0, 512, CONTEXT + 1)]
@@ -228,6 +231,38 @@ def test_greedy_text_equals_the_reference(opened: Opener, containers: Path, engi
         "safetensors", containers / "safetensors", SessionOptions(context_length=CONTEXT)
     )
     assert write(engine, opened()) == write("safetensors", reference)
+
+
+class Distorted:
+    """A session whose logits are a little off: a draft that is right now and then."""
+
+    def __init__(self, session: Session, noise: float) -> None:
+        self._session, self._noise = session, noise
+        self.vocab_size, self.context_length = session.vocab_size, session.context_length
+        self.rewind, self.close = session.rewind, session.close
+
+    @property
+    def position(self) -> int:
+        return self._session.position
+
+    def feed(self, tokens: Sequence[int], *, all_logits: bool = False) -> np.ndarray:
+        logits = self._session.feed(tokens, all_logits=all_logits)
+        generator = np.random.default_rng(self.position)
+        return logits + generator.normal(scale=self._noise, size=logits.shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.5], ids=["equal", "near"])
+def test_a_draft_leaves_greedy_text_as_it_is(opened: Opener, noise: float) -> None:
+    """Several tokens judged in one call, then a rewind: in every engine the same text as one by one."""
+    alone, target, draft = opened(), opened(), Distorted(opened(), noise)
+    expected = [int(alone.feed(TOKENS[:20])[-1].argmax())]
+    while len(expected) < 50:
+        expected.append(int(alone.feed(expected[-1:])[-1].argmax()))
+    helper = Draft(draft, target)
+    assert [token for token, _ in speculate(target, helper, TOKENS[:20], GREEDY, 50)] == expected
+    assert target.position == alone.position
+    found = helper.acceptance()
+    assert found.rate == 1 if noise == 0 else 0.05 < found.rate < 0.95
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {

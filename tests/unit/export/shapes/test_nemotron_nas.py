@@ -36,7 +36,7 @@ def relative_error(found: npt.NDArray[np.float32], expected: npt.NDArray[np.floa
 def test_the_spec_has_the_sizes_of_each_layer(nas_dir: Path) -> None:
     spec = open_source(str(nas_dir)).spec
     assert spec.layer_shapes == (LayerShape(4, 4, 256), LayerShape(4, 2, 96), LayerShape(4, 1, 544))
-    assert (spec.kv_heads, spec.intermediate_size, spec.uniform_kv_heads) == (4, 544, False)
+    assert (spec.kv_heads, spec.intermediate_size) == (4, 544), "the largest of any layer"
     assert spec.kv_bytes_per_token() == 2 * (4 + 2 + 1) * 16 * 2
     shapes = {item.name: item.shape for item in spec.tensors()}
     assert shapes["model.layers.1.self_attn.k_proj.weight"] == (32, 64)
@@ -55,7 +55,7 @@ def test_widths_are_multiples_of_256(ffn_mult: float, hidden_size: int, width: i
 def test_layers_that_are_alike_make_a_uniform_model(nas_dir: Path) -> None:
     config = config_of(nas_dir)
     spec = read_spec({**config, "block_configs": [config["block_configs"][1]] * 3})
-    assert spec.layer_shapes == () and spec.uniform_kv_heads
+    assert spec.layer_shapes == ()
     assert (spec.kv_heads, spec.intermediate_size) == (2, 96)
 
 

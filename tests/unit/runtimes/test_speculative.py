@@ -1,0 +1,309 @@
+"""Speculative decoding over sessions whose logits are a table: whatever the draft says, the text is the target's."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pytest
+
+from edgeport.errors import UsageError
+from edgeport.runtimes import speculative
+from edgeport.runtimes.pace import DRAFTED_STEPS, PLAIN_STEPS, Pace
+from edgeport.runtimes.sampling import GREEDY, Sampling
+from edgeport.runtimes.speculative import Draft, measure_acceptance, speculate
+
+PROMPT = [1, 0, 2]
+
+
+class Table:
+    """A session whose next token depends on the last two; it refuses what a real one would."""
+
+    def __init__(self, logits: np.ndarray, context_length: int = 64) -> None:
+        self.logits, self.context_length = logits.astype(np.float32), context_length
+        self.vocab_size = logits.shape[-1]
+        self.fed: list[int] = []
+        self.calls = 0
+
+    @property
+    def position(self) -> int:
+        return len(self.fed)
+
+    def feed(self, tokens: Sequence[int], *, all_logits: bool = False) -> np.ndarray:
+        assert tokens and len(self.fed) + len(tokens) <= self.context_length
+        self.calls += 1
+        rows = []
+        for token in tokens:
+            self.fed.append(token)
+            rows.append(self.logits[self.fed[-2] if len(self.fed) > 1 else 0, token])
+        return np.stack(rows if all_logits else rows[-1:])
+
+    def rewind(self, position: int) -> None:
+        assert 0 <= position <= self.position
+        del self.fed[position:]
+
+    def close(self) -> None:
+        pass
+
+
+def table(seed: int, vocab_size: int = 12) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(vocab_size, vocab_size, vocab_size)) * 1.5
+
+
+def near(logits: np.ndarray, noise: float) -> np.ndarray:
+    """A draft that is often right."""
+    return logits + np.random.default_rng(99).normal(size=logits.shape) * noise
+
+
+def greedy(logits: np.ndarray, count: int) -> list[int]:
+    """Written without the code under test."""
+    tokens = list(PROMPT)
+    for _ in range(count):
+        tokens.append(int(logits.astype(np.float32)[tokens[-2], tokens[-1]].argmax()))
+    return tokens[len(PROMPT) :]
+
+
+def write(target: Table, draft: Table, count: int, drafted_tokens: int = 4) -> list[int]:
+    helper = Draft(draft, target, drafted_tokens)
+    return [token for token, _ in speculate(target, helper, PROMPT, GREEDY, count)]
+
+
+@pytest.mark.parametrize("drafted_tokens", [1, 2, 4, 7])
+@pytest.mark.parametrize("noise", [0.0, 0.5, 2.0, 1e6], ids=["equal", "near", "far", "wrong"])
+def test_greedy_text_is_the_targets(noise: float, drafted_tokens: int) -> None:
+    for seed, count in itertools.product(range(3), (1, 2, 5, 23)):
+        logits = table(seed)
+        target, draft = Table(logits), Table(near(logits, noise))
+        assert write(target, draft, count, drafted_tokens) == greedy(logits, count)
+        assert target.fed == PROMPT + greedy(logits, count)[:-1], "all but the last token, as without a draft"
+
+
+def test_each_token_comes_with_the_targets_logits() -> None:
+    logits = table(4)
+    target, draft = Table(logits), Table(near(logits, 0.7))
+    tokens = list(PROMPT)
+    for token, row in speculate(target, Draft(draft, target), PROMPT, GREEDY, 20):
+        np.testing.assert_array_equal(row, logits[tokens[-2], tokens[-1]].astype(np.float32))
+        tokens.append(token)
+
+
+def test_an_equal_draft_is_always_right_and_saves_calls() -> None:
+    logits = table(1)
+    target = Table(logits)
+    found = measure_acceptance(target, Table(logits), [PROMPT], 21, drafted_tokens=4)
+    assert (found.rate, found.tokens_per_step, found.steps) == (1.0, 5.0, 4)
+    assert target.calls == 1 + 4
+
+
+def test_a_wrong_draft_is_never_right() -> None:
+    logits = table(1)
+    found = measure_acceptance(Table(logits), Table(-logits), [PROMPT], 20)
+    assert (found.rate, found.tokens_per_step, found.accepted) == (0.0, 1.0, 0)
+    assert found.judged == found.steps, "what comes after a rejected proposal is judged by nobody"
+
+
+def test_the_rate_predicts_the_tokens_per_step() -> None:
+    """Equation 1 of arXiv:2211.17192, E = (1 - alpha^(k + 1)) / (1 - alpha), which assumes independent proposals."""
+    logits = table(5, 24)
+    prompts = [[first, 0, second] for first in range(8) for second in range(8)]
+    found = measure_acceptance(
+        Table(logits), Table(near(logits, 0.6)), prompts, 40, sampling=Sampling(temperature=1.0, seed=3)
+    )
+    expected = (1 - found.rate**5) / (1 - found.rate)
+    assert 0.3 < found.rate < 0.95
+    assert found.tokens_per_step == pytest.approx(expected, rel=0.08)
+
+
+SAMPLING = [
+    Sampling(temperature=1.0),
+    Sampling(temperature=0.7, top_k=3),
+    Sampling(1.3, top_p=0.8, min_p=0.05),
+]
+TEXTS, LENGTH, VOCAB = 2500, 3, 4
+
+
+def chi_square_excess(sampling: Sampling, draft_noise: float) -> float:
+    """Chi-square of texts of three tokens against the target's exact distribution, in standard deviations above its mean."""
+    logits = table(8, VOCAB)
+    target, draft = Table(logits), Table(near(logits, draft_noise))
+    helper = Draft(draft, target, 2)
+    counts: dict[tuple[int, ...], int] = {}
+    for seed in range(TEXTS):
+        target.rewind(0)
+        draft.rewind(0)
+        settings = Sampling(sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p, seed=seed)
+        text = tuple(token for token, _ in speculate(target, helper, PROMPT, settings, LENGTH))
+        counts[text] = counts.get(text, 0) + 1
+    expected = {text: TEXTS * p for text, p in exact_distribution(logits, sampling).items()}
+    assert set(counts) <= set(expected), "a text that the target cannot write"
+    cells = [text for text, count in expected.items() if count >= 5]
+    statistic = sum((counts.get(text, 0) - expected[text]) ** 2 / expected[text] for text in cells)
+    freedom = len(cells) - 1
+    return float((statistic - freedom) / np.sqrt(2 * freedom))
+
+
+def exact_distribution(logits: np.ndarray, sampling: Sampling) -> dict[tuple[int, ...], float]:
+    """Every text and its probability, by enumeration: temperature, top-k, top-p, min-p written once more."""
+    found = {}
+    for text in itertools.product(range(VOCAB), repeat=LENGTH):
+        tokens, probability = list(PROMPT), 1.0
+        for token in text:
+            probability *= one_step(logits[tokens[-2], tokens[-1]], sampling)[token]
+            tokens.append(token)
+        if probability > 0:
+            found[text] = probability
+    return found
+
+
+def one_step(logits: np.ndarray, sampling: Sampling) -> list[float]:
+    scores = [float(np.exp(value / sampling.temperature)) for value in logits]
+    shares = [score / sum(scores) for score in scores]
+    order = sorted(range(len(shares)), key=lambda token: -shares[token])
+    kept = order[: sampling.top_k or None]
+    mass, nucleus = 0.0, []
+    for token in kept:
+        nucleus.append(token)
+        mass += shares[token]
+        if mass >= sampling.top_p * sum(shares[item] for item in kept):
+            break
+    kept = [token for token in nucleus if shares[token] >= sampling.min_p * shares[order[0]]]
+    total = sum(shares[token] for token in kept)
+    return [shares[token] / total if token in kept else 0.0 for token in range(len(shares))]
+
+
+@pytest.mark.parametrize(
+    ("sampling", "noise"), list(zip(SAMPLING, (3.0, 3.0, 0.5), strict=True)), ids=["plain", "top-k", "top-p"]
+)
+def test_sampled_text_follows_the_targets_distribution(sampling: Sampling, noise: float) -> None:
+    assert chi_square_excess(sampling, noise) < 3.5
+
+
+def accepts_everything(*_: object) -> None:
+    return None
+
+
+def redraws_from_the_target(self: object, token: int, drafted: np.ndarray, logits: np.ndarray) -> int | None:
+    """The plausible mistake: a rejected token is replaced by a draw from p instead of what p has above q."""
+    text = self
+    wished = np.exp(logits.astype(np.float64)) / np.exp(logits.astype(np.float64)).sum()
+    if text._generator.random() * drafted[token] < wished[token]:  # type: ignore[attr-defined]
+        return None
+    return int(text._generator.choice(len(wished), p=wished))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("fault", [accepts_everything, redraws_from_the_target])
+def test_a_wrong_judge_is_seen(fault: Callable[..., int | None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speculative._Text, "_judge", fault)
+    assert chi_square_excess(SAMPLING[0], 3.0) > 6
+
+
+def test_someone_who_stops_within_a_round_leaves_the_session_as_without_a_draft() -> None:
+    logits = table(1)
+    for taken in range(1, 12):
+        target = Table(logits)
+        choices = speculate(target, Draft(Table(logits), target), PROMPT, GREEDY, 30)
+        tokens = [next(choices)[0] for _ in range(taken)]
+        choices.close()
+        assert target.fed == PROMPT + tokens[:-1]
+
+
+@pytest.mark.parametrize(("target_context", "draft_context"), [(12, 64), (64, 12), (10, 10), (64, 3)])
+def test_a_full_context_is_no_error(target_context: int, draft_context: int) -> None:
+    logits = table(2)
+    room = min(target_context - len(PROMPT) + 1, 20)
+    for drafted_tokens in (1, 4, 30):
+        target = Table(logits, target_context)
+        draft = Table(near(logits, 0.4), draft_context)
+        assert write(target, draft, room, drafted_tokens) == greedy(logits, room)
+
+
+def test_a_repetition_penalty_is_applied_to_both() -> None:
+    logits = table(3)
+    sampling = Sampling(repetition_penalty=1.7)
+    plain = [token for token, _ in speculate(*_pair(logits, -logits), PROMPT, sampling, 20)]
+    drafted = [token for token, _ in speculate(*_pair(logits, logits), PROMPT, sampling, 20)]
+    assert plain == drafted != greedy(logits, 20)
+
+
+def _pair(target_logits: np.ndarray, draft_logits: np.ndarray) -> tuple[Table, Draft]:
+    target = Table(target_logits)
+    return target, Draft(Table(draft_logits), target)
+
+
+def test_what_does_not_belong_together_is_refused() -> None:
+    target = Table(table(1, 12))
+    with pytest.raises(UsageError, match="vocabulary of 8 tokens, the model one of 12"):
+        Draft(Table(table(1, 8)), target)
+    with pytest.raises(UsageError, match="drafted_tokens is 0"):
+        Draft(Table(table(1, 12)), target, 0)
+    draft = Draft(Table(table(1, 12)), target)
+    draft.session.feed([1])
+    with pytest.raises(UsageError, match="the draft is at position 1, the model at 0"):
+        next(speculate(target, draft, PROMPT, GREEDY, 4))
+
+
+class Clock:
+    """Time that passes by calls: so much for each call of the target and of the draft."""
+
+    def __init__(self, target: Table, draft: Table, target_s: float, draft_s: float) -> None:
+        self._parts = ((target, target_s), (draft, draft_s))
+
+    def __call__(self) -> float:
+        return sum(session.calls * seconds for session, seconds in self._parts)
+
+
+@pytest.mark.parametrize(
+    ("draft_s", "noise", "is_off"),
+    [(0.05, 0.0, False), (2.0, 0.0, True), (0.05, 1e6, True)],
+    ids=["cheap and right", "dear", "cheap and wrong"],
+)
+def test_a_draft_that_loses_time_is_switched_off(draft_s: float, noise: float, is_off: bool) -> None:
+    logits = table(6)
+    target, draft = Table(logits, 400), Table(near(logits, noise), 400)
+    pace = Pace(Clock(target, draft, 1.0, draft_s))
+    helper = Draft(draft, target, 4, pace)
+    tokens = [token for token, _ in speculate(target, helper, PROMPT, GREEDY, 200)]
+    assert tokens == greedy(logits, 200)
+    assert (helper.is_off, pace.is_decided) == (is_off, True)
+    if is_off:
+        assert helper.acceptance().steps == DRAFTED_STEPS, "no proposal after the decision"
+        assert pace.speedup is not None and pace.speedup < 1
+    else:
+        assert pace.speedup == pytest.approx(5 / (1 + 4 * draft_s))
+        assert helper.acceptance().steps > DRAFTED_STEPS
+
+
+def test_the_decision_holds_for_later_texts() -> None:
+    logits = table(6)
+    target, draft = Table(logits, 400), Table(-logits, 400)
+    helper = Draft(draft, target, 4, Pace(Clock(target, draft, 1.0, 1.0)))
+    for _ in texts(target, draft, 2):
+        list(speculate(target, helper, PROMPT, GREEDY, 100))
+    assert helper.is_off and helper.acceptance().steps == DRAFTED_STEPS
+
+
+def test_the_trial_may_span_short_texts() -> None:
+    logits = table(6)
+    target, draft = Table(logits), Table(logits)
+    helper = Draft(draft, target, 2, Pace(Clock(target, draft, 1.0, 0.01)))
+    for number in texts(target, draft, 20):
+        tokens = [token for token, _ in speculate(target, helper, PROMPT, GREEDY, 5)]
+        assert tokens == greedy(logits, 5), number
+    assert helper.pace is not None and helper.pace.is_decided and not helper.is_off
+
+
+def texts(target: Table, draft: Table, count: int) -> Iterator[int]:
+    for number in range(count):
+        target.rewind(0)
+        draft.rewind(0)
+        yield number
+
+
+def test_plain_steps_come_first() -> None:
+    pace = Pace(lambda: 0.0)
+    for _ in range(PLAIN_STEPS):
+        assert not pace.wants_draft
+        with pace.plain():
+            pass
+    assert pace.wants_draft and pace.speedup is None and not pace.is_off
