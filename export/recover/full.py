@@ -36,6 +36,10 @@ class FullStudent:
     def state_bytes(source: SourceModel, settings: StudentSettings) -> int:
         return _BYTES_PER_PARAMETER * source.spec.parameters()
 
+    def named_parameters(self) -> Mapping[str, torch.Tensor]:
+        """For a kind that trains the same with a constraint of its own."""
+        return self._parameters
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Matrices with weight decay, norms and biases without."""
         settings = self._settings
