@@ -152,6 +152,13 @@ def _config(bits: int, float_type: Any) -> Any:
         return BitsAndBytesConfig(load_in_8bit=True)
     if bits != 4:
         raise UsageError(f"bitsandbytes has no scheme of {bits} bits", hint="it has 4 and 8")
+    return nf4_config(float_type)
+
+
+def nf4_config(float_type: Any) -> Any:
+    """transformers' configuration of NF4 with double quantization; products are taken in `float_type`."""
+    from transformers import BitsAndBytesConfig
+
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
