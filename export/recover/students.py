@@ -8,6 +8,9 @@ from edgeport.lazy import load
 
 STUDENTS: dict[str, str] = {
     "full": "edgeport.export.recover.full:FullStudent",
+    "sparse": "edgeport.export.recover.sparse:SparseStudent",
+    "lora": "edgeport.export.recover.lora:LoraStudent",
+    "qlora": "edgeport.export.recover.qlora:QloraStudent",
 }
 
 

@@ -1,0 +1,8 @@
+"""The short training runs of these tests are imported by path."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
