@@ -12,7 +12,7 @@ import pytest
 
 from edgeport.cli import main
 from edgeport.errors import ArtifactError, MissingExtra, UsageError
-from edgeport.manifest import read_manifest, write_manifest
+from edgeport.manifest import DraftEntry, read_manifest, write_manifest
 from edgeport.runtimes.bench.measure import Workload
 from edgeport.runtimes.bench.run import BenchOptions, benchmark, choose_containers
 
@@ -95,6 +95,15 @@ def test_the_table_names_tests_and_keeps_what_others_measured(
     assert after.quality == {"gguf": {"perplexity": 5.0}}
     assert after.speed["onnx"] == {"kept": True}
     assert after.speed["gguf"]["memory"] is None
+
+
+def test_the_table_says_that_a_draft_is_there(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    entry = DraftEntry("draft", "id", acceptance_rate=0.714)
+    write_manifest(dataclasses.replace(read_manifest(artifact), draft=entry), artifact)
+    words = ["bench", str(artifact), "--format", "gguf", "-p", "4", "-n", "2", "-r", "2", "--no-memory"]
+    assert main(words) == 0
+    assert "without the draft in draft (kept on text: 71% of its proposals)" in capsys.readouterr().out
+    assert read_manifest(artifact).draft == entry, "recording figures keeps it"
 
 
 def test_a_damaged_container_fails_alone(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:

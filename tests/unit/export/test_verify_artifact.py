@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,17 @@ import pytest
 
 from edgeport.errors import ArtifactError, GateFailure
 from edgeport.export.checkpoint import weights_id
-from edgeport.export.verify.artifact import Verification, verify_artifact
+from edgeport.export.verify.artifact import Check, Verification, verify_artifact
 from edgeport.export.verify.tokens import check_tokens
-from edgeport.manifest import ContainerEntry, Manifest, ModelFacts, SourceFacts, file_entry, write_manifest
+from edgeport.manifest import (
+    ContainerEntry,
+    DraftEntry,
+    Manifest,
+    ModelFacts,
+    SourceFacts,
+    file_entry,
+    write_manifest,
+)
 from edgeport.progress import NO_PROGRESS
 
 DIGESTS = {"a": "11"}
@@ -83,3 +92,54 @@ def test_files_that_the_manifest_does_not_cover(artifact: Path) -> None:
 def test_no_texts_prove_no_tokenizer(artifact: Path) -> None:
     with pytest.raises(GateFailure, match="holds no texts"):
         check_tokens("gguf", artifact / "gguf" / "m.gguf", ())
+
+
+@pytest.fixture
+def with_draft(artifact: Path, tmp_path: Path) -> Path:
+    """The same again as its own draft."""
+    whole = tmp_path / "with-draft"
+    shutil.copytree(artifact, whole / "draft", ignore=shutil.ignore_patterns("with-draft"))
+    for path in ("gguf", "weights.json", "manifest.json"):
+        source = artifact / path
+        shutil.copytree(source, whole / path) if source.is_dir() else shutil.copyfile(source, whole / path)
+    change(whole, draft=DraftEntry("draft", weights_id(DIGESTS)))
+    return whole
+
+
+def checks_of(artifact: Path, **options: list[str]) -> dict[tuple[str, str], Check]:
+    found = verify_artifact(artifact, progress=NO_PROGRESS, **options).checks  # type: ignore[arg-type]
+    return {(check.container, check.name): check for check in found}
+
+
+def test_a_draft_is_checked_as_an_artifact_of_its_own(with_draft: Path) -> None:
+    found = checks_of(with_draft)
+    assert found["draft", "identity"].passed and found["draft/gguf", "files"].passed
+    assert "is not a GGUF file" in found["draft/gguf", "weights"].detail
+    (with_draft / "draft" / "gguf" / "m.gguf").write_bytes(b"something else!")
+    found = checks_of(with_draft, formats=["gguf"])
+    assert found["gguf", "files"].passed and "has sha256" in found["draft/gguf", "files"].detail
+
+
+WRONG_DRAFTS: dict[str, tuple[dict[str, object], str]] = {
+    "another model": ({"weights_id": "12" * 32}, "the draft has weights_id 1212"),
+    "another vocabulary": (
+        {"model": replace(FACTS, vocab_size=33)},
+        "33 tokens in its vocabulary, the model 32",
+    ),
+    "a draft of a draft": ({"draft": DraftEntry("draft", "id")}, "a draft of its own"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_DRAFTS)
+def test_a_draft_that_does_not_belong_here_is_a_failed_check(case: str, with_draft: Path) -> None:
+    changes, told = WRONG_DRAFTS[case]
+    change(with_draft / "draft", **changes)
+    found = checks_of(with_draft)
+    assert not found["draft", "identity"].passed and told in found["draft", "identity"].detail
+    assert not any(container.startswith("draft/") for container, _ in found)
+
+
+def test_a_draft_that_is_not_there_is_a_failed_check(with_draft: Path) -> None:
+    shutil.rmtree(with_draft / "draft")
+    found = checks_of(with_draft)
+    assert not found["draft", "identity"].passed and "draft is missing" in found["draft", "identity"].detail
