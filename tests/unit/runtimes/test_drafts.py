@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from edgeport.cli import main
-from edgeport.errors import ArtifactError, UsageError
+from edgeport.errors import ArtifactError, EdgeportError, UsageError
+from edgeport.export.evaluate.draft import DraftTrial, attach_draft
 from edgeport.manifest import (
     ContainerEntry,
     DraftEntry,
@@ -20,6 +21,7 @@ from edgeport.manifest import (
     read_manifest,
     write_manifest,
 )
+from edgeport.progress import NO_PROGRESS
 from edgeport.runtimes import GenerationOptions, Sampling, SessionOptions, load
 
 ENTRY_POINTS = {"gguf": "gguf/tiny-Q4_0.gguf", "safetensors": "safetensors/config.json"}
@@ -147,3 +149,51 @@ def test_the_command_uses_it_and_says_so(artifact: Path, capsys: pytest.CaptureF
     document = json.loads(run(capsys, *words, "--json")[1])
     assert document["draft"]["rate"] == 1.0
     assert json.loads(run(capsys, *words, "--json", "--draft", "none")[1])["draft"] is None
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text("class Shape:\n    def area(self) -> float:\n        raise NotImplementedError\n" * 8)
+    return path
+
+
+def test_attaching_measures_copies_and_notes(
+    packed_dir: Path, artifact: Path, text: Path, tmp_path: Path
+) -> None:
+    write_artifact(tmp_path / "model", packed_dir, ("safetensors", "gguf"))
+    model = tmp_path / "model"
+    trial = DraftTrial(prompts=2, prompt_tokens=8, new_tokens=11, drafted_tokens=4)
+    for _ in range(2):  # the second replaces the first
+        entry = attach_draft(model, artifact / "draft", text, trial, threads=1, progress=NO_PROGRESS)
+        assert (entry.folder, entry.weights_id, entry.drafted_tokens) == ("draft", "id", 4)
+        assert (entry.acceptance_rate, entry.tokens_per_step) == (1.0, 5.0), (
+            "the same model: every proposal is right"
+        )
+        assert read_manifest(model).draft == entry
+        assert read_manifest(model / "draft") == read_manifest(artifact / "draft")
+    with load(model, runtime="gguf", options=EXACT, draft="auto") as loaded:
+        assert loaded.draft is not None
+    assert not [path for path in model.iterdir() if path.name.startswith(".")]
+
+
+def test_what_cannot_be_a_draft_is_not_attached(artifact: Path, text: Path, tmp_path: Path) -> None:
+    before = (artifact / "manifest.json").read_text()
+
+    def attach(told: str, **changes: object) -> None:
+        other = tmp_path / "other"
+        shutil.copytree(artifact / "draft", other)
+        change(other, **changes)
+        with pytest.raises(EdgeportError, match=told):
+            attach_draft(artifact, other, text, threads=1, progress=NO_PROGRESS)
+        shutil.rmtree(other)
+        assert (artifact / "manifest.json").read_text() == before
+
+    attach("100 tokens in its vocabulary, the model 512", model=replace(FACTS, vocab_size=100))
+    attach("has a draft of its own", draft=DraftEntry("draft", "id"))
+    attach(
+        "no container in a format of the model's",
+        containers=(ContainerEntry("onnx", "onnx/model.onnx", (), 0, "id"),),
+    )
+    text.write_text("too short")
+    attach("a prompt needs 32")
