@@ -14,6 +14,7 @@ import numpy as np
 from edgeport.export.families.decoder import DecoderSpec
 from edgeport.export.prune.kept import Kept
 from edgeport.export.prune.method import Change, Scores, Scoring, highest, resolve
+from edgeport.export.prune.per_layer import spread_widths
 from edgeport.export.prune.settings import Amount
 from edgeport.export.prune.snap import rounding_note, snap_width
 
@@ -27,9 +28,14 @@ class FfnWidth:
         return Change({"intermediate_size": width}, rounding_note("FFN width", target, width, snap))
 
     def keep(self, scoring: Scoring, kept: Kept) -> Kept:
+        scores = [ffn_scores(scoring, layer) for layer in kept.layers]
         width = scoring.spec.intermediate_size
-        chosen = {layer: highest(ffn_scores(scoring, layer), width) for layer in kept.layers}
-        return replace(kept, ffn=chosen)
+        widths = [width] * len(scores)
+        if scoring.settings.per_layer and width < scoring.source.spec.intermediate_size:
+            widths = spread_widths(scores, width * len(scores), scoring.snap)
+        pairs = zip(scores, widths, strict=True)
+        chosen = [highest(layer_scores, count) for layer_scores, count in pairs]
+        return replace(kept, ffn=dict(zip(kept.layers, chosen, strict=True)))
 
 
 def ffn_scores(scoring: Scoring, layer: int) -> Scores:

@@ -32,12 +32,13 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """What a method may look at. spec: of the cut model. statistics: of every linear's input, where a score wants them:
-    `NAME.second_moment` and `NAME.mean_magnitude`, NAME the weight's."""
+    """What a method may look at. spec: of the cut model. snap: what widths are multiples of. statistics: of every linear's
+    input, where a score wants them: `NAME.second_moment` and `NAME.mean_magnitude`, NAME the weight's."""
 
     source: SourceModel
     spec: DecoderSpec
     settings: PruneSettings
+    snap: int
     text: CalibrationText
     work: Path
     threads: int

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edgeport.errors import UnsupportedModel, UsageError
 from edgeport.export.families.decoder import DecoderSpec
 from edgeport.export.families.table import read_spec
 from edgeport.export.prune.config import changed_config
+from edgeport.export.prune.kept import Kept
+from edgeport.export.prune.per_layer import nas_config
 from edgeport.export.prune.settings import PruneSettings, settings_from
 from edgeport.export.prune.snap import snap_for, unknown_formats
 from edgeport.export.prune.table import METHODS, get_method
@@ -51,7 +53,8 @@ class PrunePlan:
 
 
 def shape_document(spec: DecoderSpec) -> dict[str, Any]:
-    return {
+    widths = [shape.intermediate_size for shape in spec.layer_shapes]
+    return ({"intermediate_sizes": widths} if widths else {}) | {
         "family": spec.family,
         "layers": spec.layers,
         "hidden_size": spec.hidden_size,
@@ -89,6 +92,13 @@ def plan_prune(source: SourceModel, settings: PruneSettings, formats: Sequence[s
         changes |= cut.config
         notes += cut.notes
     config = changed_config(spec.config, changes, notes)
+    if settings.per_layer:
+        width = int(config["intermediate_size"])
+        notes.append(
+            f"FFN widths: {width} on average, spread over the layers; leaves as nemotron-nas, which llama.cpp and vLLM run and "
+            "transformers does not"
+        )
+        config = nas_config(config, spec, [width] * int(config["num_hidden_layers"]))
     after = read_spec(config)
     if after.parameters() >= spec.parameters():
         raise UsageError(
@@ -98,15 +108,27 @@ def plan_prune(source: SourceModel, settings: PruneSettings, formats: Sequence[s
     return PrunePlan(source, settings, config, after, snap, cut, tuple(notes), _warnings(spec, after))
 
 
+def settled(plan: PrunePlan, kept: Kept) -> PrunePlan:
+    """The plan with the widths that were chosen, where they may differ; their sum was planned."""
+    if not plan.settings.per_layer:
+        return plan
+    blocks = [
+        {**block, "ffn": {"intermediate_size": len(kept.ffn[layer])}}
+        for layer, block in zip(kept.layers, plan.config["block_configs"], strict=True)
+    ]
+    config = {**plan.config, "block_configs": blocks}
+    return replace(plan, config=config, spec=read_spec(config))
+
+
 def _check(settings: PruneSettings, formats: Sequence[str]) -> None:
     if not settings.amounts() and settings.vocabulary is None:
         raise UsageError(
             "nothing to prune was named", hint="give --ffn, --heads, --layers, --embedding or --vocabulary"
         )
-    if settings.per_layer:
-        raise UnsupportedModel(
-            "--per-layer: no family here can have layers of different widths",
-            hint="leave it out: widths are the same in all layers",
+    if settings.per_layer and settings.ffn is None:
+        raise UsageError(
+            "--per-layer spreads the feed-forward width over the layers",
+            hint="give --ffn, the average that is kept",
         )
     unknown = unknown_formats(formats)
     if unknown:

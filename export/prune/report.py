@@ -52,7 +52,9 @@ def kept_summary(kept: Kept, plan: PrunePlan) -> dict[str, Any]:
         found["heads"] = {str(layer): heads.tolist() for layer, heads in kept.query_heads.items()}
         found["kv_heads"] = {str(layer): heads.tolist() for layer, heads in kept.kv_heads.items()}
     if kept.ffn:
-        found["ffn"] = f"{plan.spec.intermediate_size} of {before.intermediate_size} in each layer"
+        widths = [len(kept.ffn[layer]) for layer in kept.layers]
+        each = str(widths[0]) if len(set(widths)) == 1 else ", ".join(map(str, widths))
+        found["ffn"] = f"{each} of {before.intermediate_size}"
     if kept.hidden is not None:
         found["embedding"] = f"{len(kept.hidden)} of {before.hidden_size}"
     if kept.tokens is not None:

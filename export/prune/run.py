@@ -23,7 +23,7 @@ from edgeport.export.prune.config import changed_config
 from edgeport.export.prune.kept import Kept
 from edgeport.export.prune.method import Scoring
 from edgeport.export.prune.perplexity import window_perplexity
-from edgeport.export.prune.plan import PrunePlan
+from edgeport.export.prune.plan import PrunePlan, settled
 from edgeport.export.prune.reconstruct import TrunkModel, reconstruct
 from edgeport.export.prune.report import PROVENANCE_NAME, PruneReport, kept_summary, provenance
 from edgeport.export.prune.table import METHODS, get_method
@@ -60,6 +60,7 @@ def prune(
     bench = Workbench(work, threads, progress)
     chosen_on, held = split_text(text)
     kept = choose(plan, chosen_on, bench)
+    plan = settled(plan, kept)
     solved = _solved(plan, kept, chosen_on, bench)
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -112,6 +113,7 @@ def choose(plan: PrunePlan, text: CalibrationText, bench: Workbench) -> Kept:
         source=plan.source,
         spec=plan.spec,
         settings=plan.settings,
+        snap=plan.snap,
         text=text,
         work=bench.work,
         threads=bench.threads,
