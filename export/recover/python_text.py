@@ -1,14 +1,12 @@
 """Training text that is on every machine: the standard library of the running interpreter, library modules only.
 
 Left out: installed packages; tests, which repeat themselves; tables and generated code (encodings, help texts, build settings
-of one machine), which teach nothing; what is not UTF-8 or does not parse.
+of one machine), which teach nothing; what is not UTF-8.
 """
 
 from __future__ import annotations
 
-import ast
 import sysconfig
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,10 +43,6 @@ def python_text() -> str:
 
 def _read(file: Path) -> str | None:
     try:
-        text = file.read_text(encoding="utf-8")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about odd escapes in other people's strings
-            ast.parse(text)
-    except (OSError, UnicodeDecodeError, SyntaxError, ValueError):
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
         return None
-    return text

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-_FIRST_STEP_SECONDS = 2.0
-"""A guess for the very first step, inside the warm-up."""
+_FIRST_STEP_SECONDS = 0.02
+"""A guess for the very first step: too small costs nothing, for the next one knows better; too large ends a short run."""
 _SECONDS_PER_DECISION = 5.0
 _SMOOTHING = 0.3
 _EARLY_STEPS = (1, 2, 4, 8, 16)
