@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from statistics import mean, median
 
 PLAIN_STEPS = 6
 DRAFTED_STEPS = 8
@@ -26,18 +27,21 @@ class Measured:
 
 @dataclass(slots=True)
 class _Total:
-    steps: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
+    tokens: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def steps(self) -> int:
+        return len(self.seconds)
 
     def add(self, tokens: int, seconds: float) -> None:
-        self.steps += 1
-        if self.steps > _WARM_UP_STEPS:
-            self.tokens += tokens
-            self.seconds += seconds
+        self.tokens.append(tokens)
+        self.seconds.append(seconds)
 
     def tokens_per_s(self) -> float:
-        return self.tokens / self.seconds if self.seconds > 0 else 0.0
+        """Mean tokens of a step over its median time, because something else may interrupt a step."""
+        typical_s = median(self.seconds[_WARM_UP_STEPS:])
+        return mean(self.tokens[_WARM_UP_STEPS:]) / typical_s if typical_s > 0 else 0.0
 
 
 @dataclass(slots=True)

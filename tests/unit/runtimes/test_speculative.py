@@ -307,3 +307,18 @@ def test_plain_steps_come_first() -> None:
         with pace.plain():
             pass
     assert pace.wants_draft and pace.speedup is None and not pace.is_off
+
+
+def test_one_interrupted_step_decides_nothing() -> None:
+    now = 0.0
+    pace = Pace(lambda: now)
+    while not pace.is_decided:
+        if not pace.wants_draft:
+            with pace.plain():
+                now += 1.0
+        else:
+            with pace.drafted() as measured:
+                measured.tokens = 2
+                # The last one waits for something else on the machine.
+                now += 100.0 if pace._with.steps == DRAFTED_STEPS - 1 else 1.25
+    assert pace.speedup == pytest.approx(2 / 1.25) and not pace.is_off

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -71,17 +71,17 @@ def prompt() -> list[int]:
 
 
 @pytest.fixture
-def pack(tmp_path: Path) -> Callable[[Path], Packed]:
+def pack(tmp_path: Path) -> Callable[..., Packed]:
     """pack(model folder) -> one INT4 checkpoint in every format."""
 
-    def write(model: Path) -> Packed:
+    def write(model: Path, *, recipe: str = "int4", formats: Sequence[str] = tuple(FORMATS)) -> Packed:
         source = open_source(str(model))
         (tmp_path / "checkpoint").mkdir()
-        recipe = replace(load_recipe("int4"), solver="rtn")
-        quantize(source, recipe, tmp_path / "checkpoint", threads=1, progress=NO_PROGRESS)
+        settings = replace(load_recipe(recipe), solver="rtn")
+        quantize(source, settings, tmp_path / "checkpoint", threads=1, progress=NO_PROGRESS)
         checkpoint = Checkpoint(tmp_path / "checkpoint", source.spec)
         entry_points = {}
-        for name in FORMATS:
+        for name in formats:
             (tmp_path / name).mkdir()
             written = get_format(name).write(
                 checkpoint, tmp_path / name, WriteOptions("t", CONTEXT, NO_PROGRESS)

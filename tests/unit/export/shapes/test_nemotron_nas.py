@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,28 @@ from edgeport.export.source import open_source
 from edgeport.export.verify.gguf_header import read_header
 
 TOLERANCE = 1e-4
+STOCK = {
+    "onnx": """
+import onnxruntime_genai as engine
+model = engine.Model(folder)
+parameters = engine.GeneratorParams(model)
+parameters.set_search_options(max_length=len(prompt) + count, min_length=len(prompt) + count)
+generator = engine.Generator(model, parameters)
+generator.append_tokens(prompt)
+while not generator.is_done():
+    generator.generate_next_token()
+print(json.dumps([int(token) for token in generator.get_sequence(0)][len(prompt):]))
+""",
+    "openvino": """
+import numpy, openvino, openvino_genai as engine
+exact = {"EXECUTION_MODE_HINT": "ACCURACY", "INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
+pipeline = engine.LLMPipeline(folder, "CPU", **exact)
+settings = engine.GenerationConfig(max_new_tokens=count, do_sample=False, ignore_eos=True, apply_chat_template=False)
+ids = openvino.Tensor(numpy.array([prompt], dtype=numpy.int64))
+mask = openvino.Tensor(numpy.ones((1, len(prompt)), dtype=numpy.int64))
+print(json.dumps([int(token) for token in pipeline.generate(engine.TokenizedInputs(ids, mask), settings).tokens[0]]))
+""",
+}
 Oracle = Callable[..., npt.NDArray[np.float32]]
 
 
@@ -143,3 +167,21 @@ def test_every_container_holds_the_same_weights_and_every_engine_the_same_logits
     assert metadata["general.architecture"] == "deci"
     assert metadata["deci.attention.head_count_kv"] == (4, 2, 1)
     assert metadata["deci.feed_forward_length"] == (256, 96, 544)
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_stock_engines_write_the_references_tokens(
+    name: str, nas_dir: Path, pack: Callable[..., Any], prompt: list[int]
+) -> None:
+    """One head count per model is all that genai_config.json can say; the library must take the cache's shapes from the graph."""
+    packed = pack(nas_dir, recipe="f16", formats=(name, "safetensors"))
+    tokens = list(prompt[:20])
+    for _ in range(8):
+        tokens.append(int(packed.logits("safetensors", tokens)[-1].argmax()))
+    words = [str(packed.entry_points[name].parent), json.dumps(prompt[:20])]
+    script = (
+        "import json, sys\nfolder, prompt, count = sys.argv[1], json.loads(sys.argv[2]), 8\n" + STOCK[name]
+    )
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == tokens[20:]
