@@ -24,9 +24,10 @@ the way would put every weight that error feedback moved on the border, where th
 
 
 class LatentTensor:
-    """values: [out_features, blocks, block] in units of codes; factors: [out_features, blocks] on the solver's scales."""
+    """values: [out_features, blocks, block] in units of codes; factors: [out_features, blocks] on the solver's scales, which
+    stay 1 without `learn_scales`."""
 
-    def __init__(self, packed: PackedTensor, source: Floats) -> None:
+    def __init__(self, packed: PackedTensor, source: Floats, *, learn_scales: bool = True) -> None:
         import torch
 
         rows, columns = packed.shape
@@ -38,7 +39,7 @@ class LatentTensor:
         codes = torch.from_numpy(packed.codes().astype(np.float32)).reshape(blocks)
         wanted = torch.from_numpy(np.ascontiguousarray(source)).reshape(blocks) / self.scales[:, :, None]
         self.values = (codes + _LEAN * (wanted - codes).clamp(-0.5, 0.5)).requires_grad_()
-        self.factors = torch.ones_like(self.scales).requires_grad_()
+        self.factors = torch.ones_like(self.scales).requires_grad_(learn_scales)
 
     def weight(self) -> torch.Tensor:
         """[out_features, in_features] float32, as it would be stored, with gradients to values and factors."""

@@ -7,7 +7,6 @@ float norms and biases move; sizes do not. Needs the whole model in memory sever
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +18,7 @@ from edgeport.devices.conversion import LEARNED_BYTES_PER_PARAMETER
 from edgeport.errors import DoesNotFit
 from edgeport.export.calibrate.state import write_arrays
 from edgeport.export.calibrate.text import CalibrationText
-from edgeport.export.checkpoint import PackedTensor
-from edgeport.export.families.decoder import TensorSpec
-from edgeport.export.quantize.latent import LatentTensor
+from edgeport.export.quantize.trainable import trainable
 from edgeport.export.recipe import Recipe
 from edgeport.export.safetensors_file import SafetensorsFile, SafetensorsFolder
 from edgeport.export.source import SourceModel
@@ -69,9 +66,8 @@ class Learner:
 
             from edgeport.export.families.network import load_network
         self._torch, self._settings = torch, settings
-        self._items = list(source.spec.tensors())
         self._teacher = load_network(source.directory, dtype=torch.float32)
-        self._latents, self._floats, self._constants = _parameters(source, recipe, self._items, start)
+        self._parts = trainable(source, recipe, start, int8=False)
         self._train, self._held = _split(text.windows, settings.held_share)
         self._optimizer = self._make_optimizer()
         self._step, self._best = 0, float("inf")
@@ -105,23 +101,15 @@ class Learner:
         return self._best
 
     def _make_optimizer(self) -> torch.optim.Adam:
-        settings = self._settings
+        settings, latents = self._settings, self._parts.latents.values()
         groups = [
-            {"params": [latent.values for latent in self._latents.values()], "lr": settings.value_rate},
-            {"params": [latent.factors for latent in self._latents.values()], "lr": settings.factor_rate},
-            {"params": list(self._floats.values()), "lr": settings.float_rate},
+            {"params": [latent.values for latent in latents], "lr": settings.value_rate},
+            {"params": [latent.factors for latent in latents], "lr": settings.factor_rate},
+            {"params": list(self._parts.floats.values()), "lr": settings.float_rate},
         ]
         for group in groups:
             group["rate"] = group["lr"]
         return self._torch.optim.Adam([group for group in groups if group["params"]])
-
-    def _weights(self) -> dict[str, torch.Tensor]:
-        """Every weight as it would be stored, by Hugging Face name."""
-        return {
-            **self._constants,
-            **self._floats,
-            **{name: latent.weight() for name, latent in self._latents.items()},
-        }
 
     def _divergence_of(
         self, windows: npt.NDArray[np.int64], weights: dict[str, torch.Tensor]
@@ -146,43 +134,27 @@ class Learner:
         count = min(max(settings.batch_tokens // self._train.shape[1], 1), len(self._train))
         batch = self._train[np.sort(generator.permutation(len(self._train))[:count])]
         self._optimizer.zero_grad()
-        self._divergence_of(batch, self._weights()).backward()
+        self._divergence_of(batch, self._parts.weights()).backward()
         self._optimizer.step()
         self._step += 1
 
     def _measure(self) -> None:
         """Keep the state when it is the best so far on the held windows."""
         with self._torch.no_grad():
-            weights = self._weights()
+            weights = self._parts.weights()
             losses = [float(self._divergence_of(window[None], weights)) for window in self._held]
         found = float(np.mean(losses))
         if found < self._best:
             self._best, self._since_best = found, 0
-            self._best_arrays = self._packed()
+            self._best_arrays = self._parts.packed()
         else:
             self._since_best += 1
-
-    def _packed(self) -> dict[str, npt.NDArray[Any]]:
-        arrays: dict[str, npt.NDArray[Any]] = {}
-        for item in self._items:
-            if item.name in self._latents:
-                payload, scales = self._latents[item.name].packed()
-                arrays[f"{item.name}.codes"], arrays[f"{item.name}.scales"] = payload, scales
-            elif item.name in self._floats:  # what stays is read from where learning started
-                arrays[item.name] = self._floats[item.name].detach().numpy().copy()
-        return arrays
-
-    def _named_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
-        for name, latent in self._latents.items():
-            yield f"{name}.values", latent.values
-            yield f"{name}.factors", latent.factors
-        yield from self._floats.items()
 
     def _save(self, path: Path) -> None:
         arrays: dict[str, npt.NDArray[Any]] = {
             f"best:{name}": values for name, values in self._best_arrays.items()
         }
-        for name, parameter in self._named_parameters():
+        for name, parameter in self._parts.named_parameters():
             arrays[f"now:{name}"] = parameter.detach().numpy()
             for key, value in self._optimizer.state[parameter].items():
                 arrays[f"{key}:{name}"] = np.atleast_1d(value.numpy())
@@ -194,7 +166,7 @@ class Learner:
 
     def _restore(self, path: Path) -> None:
         torch, saved = self._torch, SafetensorsFile(path)
-        for name, parameter in self._named_parameters():
+        for name, parameter in self._parts.named_parameters():
             with torch.no_grad():
                 parameter.copy_(torch.from_numpy(np.array(saved.tensor(f"now:{name}"))))
             state = self._optimizer.state[parameter]
@@ -219,32 +191,6 @@ def require_memory(parameters: int, available_bytes: int) -> None:
             f"{format_bytes(available_bytes)} are available",
             hint="use --solver gptaq, which works layer by layer",
         )
-
-
-def _parameters(
-    source: SourceModel, recipe: Recipe, items: list[TensorSpec], start: SafetensorsFolder
-) -> tuple[dict[str, LatentTensor], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """What moves: tensors of few bits and float32 ones. What stays: 16-bit tensors, which are exact enough, and INT8, whose
-    scales are so coarse that a step of one costs more than learning could win."""
-    import torch
-
-    latents, floats, constants = {}, {}, {}
-    for item in items:
-        scheme = recipe.scheme_for(item)
-        if scheme.is_quantized:
-            payload, scales = start.tensor(f"{item.name}.codes"), start.tensor(f"{item.name}.scales")
-            packed = PackedTensor(item.name, item.shape, scheme, payload, scales)
-            if scheme.bits < 8:
-                latents[item.name] = LatentTensor(packed, source.tensor(item.name).astype(np.float32))
-            else:
-                constants[item.name] = torch.from_numpy(packed.dequantize())
-            continue
-        values = torch.from_numpy(start.tensor(item.name).astype(np.float32))
-        if scheme.kind == "f32":
-            floats[item.name] = values.requires_grad_()
-        else:
-            constants[item.name] = values
-    return latents, floats, constants
 
 
 def _split(
