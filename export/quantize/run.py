@@ -21,6 +21,7 @@ from edgeport.export.families.decoder import TensorSpec
 from edgeport.export.quantize.learned import Learner, LearnSettings, require_memory
 from edgeport.export.quantize.solvers import AUTO, SOLVERS
 from edgeport.export.quantize.tensor import FLOAT_DTYPES, QuantizedTensor, digest_of, quantize_tensor
+from edgeport.export.quantize.trained import find_trained, trained_results
 from edgeport.export.recipe import Recipe
 from edgeport.export.safetensors_file import SafetensorsFolder, SafetensorsWriter, TensorPlan
 from edgeport.export.source import SIDE_FILES, SourceModel
@@ -48,11 +49,17 @@ def quantize(
     threads: int,
     progress: Progress,
 ) -> None:
-    """Write a checkpoint into the existing empty `directory`; checkpoint.json comes last.
+    """Write a checkpoint into the existing empty `directory`; checkpoint.json comes last. Codes that were trained with the
+    model are taken over as they are (`trained`).
 
     Raises UnsupportedModel for a weight that is not finite or not representable, RecipeError for a solver that needs
     calibration and got none, or one that is still "auto".
     """
+    trained = find_trained(source, recipe)
+    if trained is not None:
+        with progress.stage("take over trained codes"):
+            write_checkpoint(source, recipe, directory, trained_results(source, trained))
+        return
     if recipe.solver == AUTO:
         raise RecipeError("the solver is still 'auto'", hint="choose_solver() turns it into a name")
     needed = SOLVERS[recipe.solver].needs != "nothing" and any_quantized(source, recipe)

@@ -11,6 +11,7 @@ STUDENTS: dict[str, str] = {
     "sparse": "edgeport.export.recover.sparse:SparseStudent",
     "lora": "edgeport.export.recover.lora:LoraStudent",
     "qlora": "edgeport.export.recover.qlora:QloraStudent",
+    "qat": "edgeport.export.recover.qat:QatStudent",
 }
 
 
