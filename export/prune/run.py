@@ -52,10 +52,12 @@ def prune(
 ) -> PruneReport:
     """Write the cut model to folder `out`, which must not hold files yet; it appears by one rename.
 
-    The same call after a kill goes on from the last whole layer in `work` and gives the same bytes. Raises UsageError for a
-    text of less than two windows, UnsupportedModel when activations are not finite.
+    The same call after a kill goes on from the last whole layer in `work` and gives the same bytes. Raises UsageError for
+    files in `out` and for a text of less than two windows, UnsupportedModel when activations are not finite.
     """
     started = time.monotonic()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} exists already", hint="give a folder that does not exist yet")
     work.mkdir(parents=True, exist_ok=True)
     bench = Workbench(work, threads, progress)
     chosen_on, held = split_text(text)
