@@ -5,9 +5,10 @@ from __future__ import annotations
 import ctypes
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,18 @@ from edgeport.export.verify.gguf_header import read_header
 from edgeport.progress import NO_PROGRESS
 from edgeport.runtimes.isolation import run_isolated
 
-SHAPES: Mapping[str, Mapping[str, int]] = {
+
+def layers_of(sharing: Sequence[int]) -> Mapping[str, Any]:
+    """Layers that differ (family nemotron-nas): query heads per key-value head, and narrow layers between wide ones."""
+    blocks = [
+        {"attention": {"n_heads_in_group": group}, "ffn": {"intermediate_size": 256 if index % 3 else 96}}
+        for index, group in enumerate(sharing)
+    ]
+    family = {"architectures": ["DeciLMForCausalLM"], "model_type": "nemotron-nas"}
+    return {**family, "hidden_size": 256, "num_hidden_layers": len(blocks), "block_configs": blocks}
+
+
+SHAPES: Mapping[str, Mapping[str, Any]] = {
     # 16 layers: the first eighth has two; 72 is no multiple of 32: float16
     "fallbacks": {
         "hidden_size": 64,
@@ -45,6 +57,9 @@ SHAPES: Mapping[str, Mapping[str, int]] = {
     },
     # Qwen2.5-0.5B's rows in one layer: 896 is a multiple of 32, 512 of 256
     "896": {"hidden_size": 896, "intermediate_size": 512, "num_hidden_layers": 1, "num_key_value_heads": 2},
+    # llama.cpp gives value heads that four share more bits, and asks the first layer for all of them
+    "first shared by four": layers_of([4, 1, 2, 4, 1, 1, 1, 1]),
+    "others shared by four": layers_of([2, 4, 4, 4, 4, 4, 4, 4]),
 }
 
 
@@ -57,7 +72,7 @@ class Prepared:
     imatrix: Path
 
 
-def model_of(shape: Mapping[str, int], tiny: Path, directory: Path, *, tied: bool) -> SourceModel:
+def model_of(shape: Mapping[str, Any], tiny: Path, directory: Path, *, tied: bool) -> SourceModel:
     """A random model of `shape` with the tokenizer and the other settings of the tiny one."""
     directory.mkdir()
     for name in SIDE_FILES:

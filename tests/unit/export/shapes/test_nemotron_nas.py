@@ -14,13 +14,18 @@ import numpy.typing as npt
 import pytest
 
 from edgeport.errors import UnsupportedModel
+from edgeport.export.calibrate.layerwise import LayerwiseModel
+from edgeport.export.evaluate import torch_session
 from edgeport.export.families.decoder import LayerShape
 from edgeport.export.families.nemotron_nas import width_of
 from edgeport.export.families.network import load_network
 from edgeport.export.families.table import read_spec
 from edgeport.export.formats.table import FORMATS
+from edgeport.export.native.table import get_native
+from edgeport.export.quantize.awq import folding_pairs
 from edgeport.export.source import open_source
 from edgeport.export.verify.gguf_header import read_header
+from edgeport.runtimes.session import SessionOptions
 
 TOLERANCE = 1e-4
 STOCK = {
@@ -185,3 +190,41 @@ def test_stock_engines_write_the_references_tokens(
     done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout.splitlines()[-1]) == tokens[20:]
+
+
+def test_layer_by_layer_is_the_whole_network(nas_dir: Path, prompt: list[int]) -> None:
+    """What calibration runs."""
+    import torch
+
+    model = LayerwiseModel(open_source(str(nas_dir)), n_ctx=len(prompt), threads=1)
+    hidden = model.embed(np.array([prompt]))
+    for index in range(model.layers):
+        with model.layer(index) as module:
+            hidden = model.run(index, module, hidden)
+    with torch.no_grad():
+        expected = load_network(nas_dir)(torch.tensor([prompt])).logits.numpy()
+    assert relative_error(model.logits(hidden).numpy(), expected) < TOLERANCE
+
+
+def test_the_float_session_rewinds(nas_dir: Path, prompt: list[int], uniform_logits: Oracle) -> None:
+    """What `edgeport eval` compares with."""
+    source = open_source(str(nas_dir))
+    tensors = {item.name: source.tensor(item.name) for item in source.spec.tensors()}
+    session = torch_session.open_session(nas_dir, SessionOptions(threads=1, context_length=64, exact=True))
+    session.feed(prompt[:10])
+    session.feed([1, 2, 3])
+    session.rewind(10)
+    found = session.feed(prompt[10:], all_logits=True)
+    session.close()
+    assert relative_error(found, uniform_logits(config_of(nas_dir), tensors, prompt)[10:]) < TOLERANCE
+
+
+def test_scales_fold_across_each_layers_own_heads(nas_dir: Path) -> None:
+    spec = open_source(str(nas_dir)).spec
+    copies = [folding_pairs(spec, index)[1].copies for index in range(spec.layers)]
+    assert copies == [1, 2, 4]
+
+
+def test_what_needs_transformers_own_class_says_so(nas_dir: Path) -> None:
+    (reason,) = get_native("bitsandbytes-nf4").reasons_against(open_source(str(nas_dir)))
+    assert "only with code from the folder" in reason
