@@ -24,6 +24,8 @@ SIDE_FILES = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
+_FETCHED = ("*.safetensors", "quantized/checkpoint.json", *SIDE_FILES)
+"""Of a hub repository; the second belongs to codes that were trained with the model (`quantize.trained`)."""
 _FLOATS = ("F32", "F16", "BF16", "F64")
 _IGNORED = re.compile(r"\.rotary_emb\.inv_freq$|\.attention\.(masked_)?bias$")
 
@@ -139,6 +141,6 @@ def _fetch(model: str) -> Path:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     try:
-        return Path(snapshot_download(model, allow_patterns=["*.safetensors", *SIDE_FILES]))
+        return Path(snapshot_download(model, allow_patterns=list(_FETCHED)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise UsageError(f"no folder '{model}' here, and the hub did not give it: {error}") from error
