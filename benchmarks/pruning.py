@@ -1,10 +1,10 @@
 """What each way of pruning costs in held-out perplexity, before any recovery: scores beside cruder ones, and chance.
 
-    python benchmarks/pruning.py                         # the reference model; about ten minutes on two cores
+    python benchmarks/pruning.py                         # the reference model; some minutes
     python benchmarks/pruning.py --page docs/pruning.md  # and put the table there
 
 Chosen on the model's text/calibration.txt, measured on its text/heldout.txt as llama.cpp measures (chunks of 512 tokens, the
-second half scored), in float32.
+second half scored), in float32, on --chunks chunks spread evenly over the text.
 """
 
 from __future__ import annotations
@@ -75,20 +75,30 @@ class Material:
     threads: int
 
 
-def load_material(model: Path, tokens: int, threads: int) -> Material:
+def load_material(model: Path, tokens: int, most_chunks: int, threads: int) -> Material:
     source = open_source(str(model))
     heldout = model / "text" / "heldout.txt"
     text = load_calibration("auto", source, tokens=tokens, n_ctx=N_CTX, heldout=heldout, progress=NO_PROGRESS)
     chunks = chunk_text(heldout, model, n_ctx=N_CTX, most_chunks=1 << 20).chunks
-    return Material(source, text, np.array(chunks, dtype=np.int64), threads)
+    count = min(most_chunks, len(chunks))
+    chosen = np.arange(count) * len(chunks) // count
+    return Material(source, text, np.array(chunks, dtype=np.int64)[chosen], threads)
 
 
-def measure(material: Material, work: Path) -> Iterator[Row]:
-    """The source first; scores are made once and kept in `work`."""
+def measure(material: Material, work: Path, done: list[Row], only: str) -> Iterator[Row]:
+    """The source first, then the cuts whose name starts with `only`; scores are made once and kept in `work`."""
     source = material.source
-    yield Row("none", "the source", source.spec.parameters(), _perplexity(material, source))
+    known = {(row.cut, row.way): row for row in done}
+    yield known.get(("none", "the source")) or Row(
+        "none", "the source", source.spec.parameters(), _perplexity(material, source)
+    )
     for cut, amount, ways in CUTS:
         for way, settings in ways:
+            if (cut, way) in known:
+                yield known[cut, way]
+                continue
+            if not cut.startswith(only):
+                continue
             plan = plan_prune(source, settings_from(amount | settings))
             with tempfile.TemporaryDirectory(dir=work) as folder:
                 out = Path(folder) / "cut"
@@ -142,25 +152,40 @@ def _perplexity(material: Material, model: SourceModel) -> float:
     return window_perplexity(model, material.heldout, threads=material.threads, progress=NO_PROGRESS)
 
 
+def _read(path: Path | None) -> list[Row]:
+    if path is None or not path.is_file():
+        return []
+    return [Row(**item) for item in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def _write(path: Path, rows: list[Row]) -> None:
+    document = [{name: getattr(row, name) for name in Row.__dataclass_fields__} for row in rows]
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "reference")
     parser.add_argument("--tokens", type=int, default=32768, help="of calibration text")
+    parser.add_argument("--chunks", type=int, default=48, help="of held-out text, at most")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--page", type=Path, help="Markdown file with the table's markers")
-    parser.add_argument("--json", type=Path, help="also write the rows there")
+    parser.add_argument("--only", default="", help="measure cuts whose name starts so: layers")
+    parser.add_argument("--json", type=Path, help="keep the rows there; what it holds is not measured again")
     arguments = parser.parse_args()
-    material = load_material(arguments.model, arguments.tokens, arguments.threads)
-    rows = []
+    material = load_material(arguments.model, arguments.tokens, arguments.chunks, arguments.threads)
+    rows: list[Row] = []
+    done = _read(arguments.json)
     with tempfile.TemporaryDirectory() as work:
-        for row in measure(material, Path(work)):
+        for row in measure(material, Path(work), done, arguments.only):
             print(f"{row.cut}, {row.way}: {row.perplexity:.3f}", file=sys.stderr, flush=True)
             rows.append(row)
-    if arguments.json is not None:
-        document = [{name: getattr(row, name) for name in Row.__dataclass_fields__} for row in rows]
-        arguments.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+            if arguments.json is not None:
+                _write(arguments.json, rows)
     text = table(rows, material)
     print(text)
     if arguments.page is not None:

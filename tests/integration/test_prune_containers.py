@@ -48,3 +48,15 @@ def test_a_qwen2_that_leaves_as_llama_packs_everywhere(
     found = exported(edgeport, tmp_path / "pruned", tmp_path / "artifact", "int8")
     assert set(found) == {"gguf", "onnx", "openvino", "safetensors"}
     assert len(set(found.values())) == 1
+
+
+@pytest.mark.slow
+def test_widths_that_differ_pack_everywhere(edgeport: Edgeport, tmp_path: Path) -> None:
+    done = edgeport("prune", REFERENCE, "-o", tmp_path / "pruned", "--ffn", "0.5", "--per-layer", *TEXT)
+    assert done.returncode == 0, done.stderr
+    blocks = json.loads((tmp_path / "pruned" / "config.json").read_text())["block_configs"]
+    widths = [block["ffn"]["intermediate_size"] for block in blocks]
+    assert sum(widths) == 6 * 384 and len(set(widths)) > 1
+    found = exported(edgeport, tmp_path / "pruned", tmp_path / "artifact", "int8")
+    assert set(found) == {"gguf", "onnx", "openvino", "safetensors"}
+    assert len(set(found.values())) == 1
