@@ -74,6 +74,8 @@ def distill(job: DistillJob, out: Path, *, work: Path, threads: int, progress: P
         import torch
     settings = job.settings
     vocab_size = check_models(job.teacher, job.student, settings)
+    if job.text.windows.shape[1] != settings.n_ctx:
+        raise UsageError(f"text in windows of {job.text.windows.shape[1]} tokens, n_ctx is {settings.n_ctx}")
     precision = choose_precision(settings.precision)
     require_training_memory(job.teacher, job.student, settings, precision=precision)
     torch.set_num_threads(threads)
