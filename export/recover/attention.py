@@ -1,6 +1,6 @@
 """Causal attention for training on a processor, where every window is full and nothing is padded.
 
-torch's flash kernel for processors takes nearly half of a small model's step. Here each chunk of queries sees only its own
+torch's flash kernel for processors takes a large part of a small model's step. Here each chunk of queries sees only its own
 prefix, which halves the work, and the query heads of one key-value head share one matrix product.
 """
 
