@@ -24,7 +24,7 @@ LAYER_EXTRAS = {
     "edgeport": (),
     "devices": (),
     "runtimes": RUNTIME_EXTRAS,
-    "export": (*RUNTIME_EXTRAS, "export", "eval", "engines", "datasets", "harness", "bitsandbytes"),
+    "export": (*RUNTIME_EXTRAS, "export", "eval", "engines", "datasets", "harness", "bitsandbytes", "lora"),
 }
 
 
