@@ -184,8 +184,9 @@ def test_a_state_is_whole_even_if_the_solver_gave_other_scales(source: SourceMod
     ],
 )
 def test_options_that_cannot_be_are_refused(options: dict[str, Any], told: str, source: SourceModel) -> None:
-    with pytest.raises(UsageError, match=told):
-        QatStudent(source, StudentSettings(options=options))
+    for step in (QatStudent, QatStudent.state_bytes):  # when planned, and when built
+        with pytest.raises(UsageError, match=told):
+            step(source, StudentSettings(options=options))
 
 
 def test_gradient_checkpointing_is_refused(source: SourceModel) -> None:
