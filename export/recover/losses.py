@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class LossSettings:
     """alpha: weight of the teacher's distribution, 1 - alpha that of the text."""
 
-    alpha: float = 0.9
+    alpha: float = 1.0
     temperature: float = 1.0
     logit_weight: float = 0.0
     hidden_weight: float = 0.0
