@@ -16,6 +16,7 @@ from edgeport.export.calibrate.text import CalibrationText
 from edgeport.export.calibration_stage import calibration_text, text_facts
 from edgeport.export.checkpoint import Checkpoint
 from edgeport.export.containers import container_entry, entry_point, pack, pack_native
+from edgeport.export.preparation import PreparationWork, Prepared, prepare
 from edgeport.export.quantize.run import Calibration, quantize
 from edgeport.export.quantize.solvers import SOLVERS
 from edgeport.export.recipe import Recipe, parse
@@ -24,7 +25,7 @@ from edgeport.export.staging import Staging
 from edgeport.export.timing import Clock
 from edgeport.export.verify.artifact import WEIGHTS_NAME, Verification, verify_artifact
 from edgeport.export.verify.golden import compute_golden, write_golden
-from edgeport.manifest import Manifest, to_json, write_manifest
+from edgeport.manifest import Manifest, StageFacts, to_json, write_manifest
 from edgeport.progress import Progress
 
 TOOLS = (
@@ -44,11 +45,14 @@ class Workshop:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A staged artifact. plan: with the recipe that was really used, which a mixed-precision search may have changed."""
+    """A staged artifact. plan: with the recipe that was really used, which a mixed-precision search may have changed.
+
+    stages: folders of the float models before quantization, by name."""
 
     plan: ExportPlan
     manifest: Manifest
     verification: Verification
+    stages: Mapping[str, Path] = field(default_factory=dict)
 
 
 def build(plan: ExportPlan, shop: Workshop) -> Built:
@@ -56,7 +60,8 @@ def build(plan: ExportPlan, shop: Workshop) -> Built:
     text = None
     if plan.calibration is not None:
         with shop.clock.timed("calibration text"):
-            text = calibration_text(plan.calibration, plan.source, shop.staging, shop.progress)
+            text = calibration_text(plan.calibration, plan.original, shop.staging, shop.progress)
+    plan, prepared = _prepared(plan, text, shop)
     plan, mix = _mixed(plan, text, shop)
     key = checkpoint_key(plan, text)
     identities = _portable(plan, text, key, shop) if plan.portable else {}
@@ -64,13 +69,33 @@ def build(plan: ExportPlan, shop: Workshop) -> Built:
     final = shop.staging.final
     manifest = _manifest(plan, identities, final, shop.clock)
     recipe = {**manifest.recipe, "solver_reason": plan.solver.reason, **({"mix": mix} if mix else {})}
-    manifest = replace(manifest, recipe=recipe, calibration=text_facts(text, plan.calibration))
+    stages = (_source_stage(plan), *prepared.facts()) if prepared is not None else ()
+    manifest = replace(manifest, recipe=recipe, calibration=text_facts(text, plan.calibration), stages=stages)
     write_manifest(manifest, final)
     verification = Verification(())
     if plan.request.verify:
         with shop.clock.timed("verify"):
             verification = verify_artifact(final, progress=shop.progress)
-    return Built(plan, manifest, verification)
+    return Built(plan, manifest, verification, prepared.stages if prepared is not None else {})
+
+
+def _prepared(
+    plan: ExportPlan, text: CalibrationText | None, shop: Workshop
+) -> tuple[ExportPlan, Prepared | None]:
+    """The plan with the pruned and recovered model as what is quantized; unchanged where the recipe has no such stages."""
+    if plan.preparation is None:
+        return plan, None
+    store = plan.request.recovery.store or shop.staging.directory / "prepared"
+    store.mkdir(parents=True, exist_ok=True)
+    heldout = plan.heldout.path if plan.heldout is not None else None
+    work = PreparationWork(store, plan.threads, shop.progress)
+    with shop.clock.timed("prune and recover"):
+        prepared = prepare(plan.preparation, plan.original, text, heldout, work)
+    return replace(plan, source=prepared.model), prepared
+
+
+def _source_stage(plan: ExportPlan) -> StageFacts:
+    return StageFacts("source", plan.original.spec.parameters(), plan.original.facts().size_bytes)
 
 
 def _portable(
@@ -113,6 +138,7 @@ def rung_key(plan: ExportPlan) -> dict[str, Any]:
     """What the outcome of a rung depends on, known before it runs."""
     return {
         **checkpoint_key(plan, None),
+        "source": plan.original.fingerprint(),
         "mix": to_json(plan.mix),
         "calibration": repr(plan.calibration),
         "formats": list(plan.formats),
@@ -223,7 +249,7 @@ def _manifest(plan: ExportPlan, identities: Mapping[str, str], directory: Path, 
     return Manifest(
         name=plan.source.name,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        source=plan.source.facts(),
+        source=plan.original.facts(),
         recipe=plan.recipe.to_document(),
         device=plan.profile.name,
         model=plan.facts,

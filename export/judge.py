@@ -21,6 +21,7 @@ from edgeport.export.gate.run import (
     judge,
     not_judged_at_all,
 )
+from edgeport.export.gate.stages import measure_stages
 from edgeport.export.request import ExportPlan
 from edgeport.export.sixteen_bit import build_sixteen_bit
 from edgeport.manifest import to_json
@@ -56,13 +57,15 @@ class Judge:
             return not_judged_at_all(error.message, baseline=baseline)
         job = GateJob(
             directory=self._shop.staging.final,
-            source=built.plan.source,
+            source=built.plan.original,
             text=text,
             limits=built.plan.request.gate.thresholds,
             threads=built.plan.threads,
             own_schemes=tuple(built.plan.native),
         )
         try:
+            if built.stages:
+                measure_stages(job, built.stages, self._shop.progress)
             return self._with_deployment(judge(job, baseline, self._shop.progress), built)
         except UsageError as error:
             return not_judged_at_all(error.message, baseline=baseline, origin=text.origin)
@@ -81,13 +84,13 @@ class Judge:
     def _source_baseline(self) -> Baseline | GateReport:
         if self._baseline is None:
             heldout = self._plan.heldout.path if self._plan.heldout is not None else None
-            self._baseline = check_source(self._plan.source, heldout, self._shop.progress)
+            self._baseline = check_source(self._plan.original, heldout, self._shop.progress)
         return self._baseline
 
     def _heldout(self) -> HeldoutText:
         if self._text is None:
             self._text = sample_heldout(
-                self._plan.source, self._shop.staging, self._plan.threads, self._shop.progress
+                self._plan.original, self._shop.staging, self._plan.threads, self._shop.progress
             )
         return self._text
 

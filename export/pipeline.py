@@ -175,12 +175,14 @@ def _finished(built: Built, directory: Path, clock: Clock, gate: Mapping[str, An
         resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     )
     cost = {"seconds": dict(clock.seconds), "peak_ram_bytes": own, "verify_peak_ram_bytes": children}
+    staged = read_manifest(directory)
     return replace(
         built.manifest,
         containers=containers,
         cost=cost,
         gate=gate,
-        quality=read_manifest(directory).quality,
+        quality=staged.quality,
+        stages=staged.stages,
     )
 
 

@@ -1,4 +1,5 @@
-"""A recipe: which kind each tensor gets and which solver decides the codes. Read from TOML; every error is told at once."""
+"""A recipe: what is pruned and recovered, which kind each tensor gets and which solver decides the codes. Read from TOML;
+every error is told at once."""
 
 from __future__ import annotations
 
@@ -6,24 +7,29 @@ import difflib
 import fnmatch
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from edgeport.errors import RecipeError
 from edgeport.export.families.decoder import TensorSpec
+from edgeport.export.prune.settings import PruneSettings, parse_prune
 from edgeport.export.quantize.solvers import AUTO, SOLVERS
+from edgeport.export.recover.settings import DistillSettings, parse_distill
 from edgeport.scheme import BLOCK_SIZES, FLOAT_KINDS, Kind, TensorScheme
 
 RECIPES_DIRECTORY = Path(__file__).parent / "recipes"
 _ROLES = ("linear", "embedding", "head")
+_Settings = TypeVar("_Settings")
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """Schemes by role; `overrides` maps a shell pattern over tensor names to a scheme, first match wins.
 
+    prune, recover: what happens to the float model first; None for nothing. teacher: a model folder or hub id that recovery
+    learns from; None: the source itself.
     Norms and biases stay in float32: they are a thousandth of the bytes and every container can hold them.
     """
 
@@ -34,6 +40,14 @@ class Recipe:
     head: TensorScheme
     solver: str = "rtn"
     overrides: Mapping[str, TensorScheme] = field(default_factory=dict)
+    prune: PruneSettings | None = None
+    recover: DistillSettings | None = None
+    teacher: str | None = None
+
+    @property
+    def prepares(self) -> bool:
+        """Whether the weights are changed before they are quantized."""
+        return self.prune is not None or self.recover is not None
 
     def scheme_for(self, tensor: TensorSpec) -> TensorScheme:
         """The scheme of one tensor, after snapping the block to what divides its rows."""
@@ -51,13 +65,19 @@ class Recipe:
 
     def to_document(self) -> dict[str, Any]:
         """Plain values for the manifest; `parse` reads them back."""
-        return {
+        document: dict[str, Any] = {
             "name": self.name,
             "description": self.description,
             "solver": self.solver,
             **{role: str(getattr(self, role)) for role in _ROLES},
             "overrides": {pattern: str(scheme) for pattern, scheme in self.overrides.items()},
         }
+        if self.prune is not None:
+            document["prune"] = self.prune.to_document()
+        if self.recover is not None:
+            teacher = {"teacher": self.teacher} if self.teacher is not None else {}
+            document["recover"] = {**self.recover.to_document(), **teacher}
+        return document
 
 
 def snap(scheme: TensorScheme, in_features: int) -> TensorScheme:
@@ -128,7 +148,7 @@ def load_recipe(name_or_path: str) -> Recipe:
 def parse(document: Mapping[str, Any], *, default_name: str) -> Recipe:
     """Build a recipe from plain values; collects all errors, then raises once."""
     problems: list[str] = []
-    allowed = ("name", "description", "solver", "overrides", *_ROLES)
+    allowed = ("name", "description", "solver", "overrides", "prune", "recover", *_ROLES)
     for key in document:
         if key not in allowed:
             near = difflib.get_close_matches(key, allowed, n=1)
@@ -147,6 +167,13 @@ def parse(document: Mapping[str, Any], *, default_name: str) -> Recipe:
             overrides[pattern] = parse_scheme(str(text))
         except RecipeError as error:
             problems.append(f"overrides.{pattern}: {error.message}")
+    prune = _table(document, "prune", problems)
+    recover = _table(document, "recover", problems)
+    teacher = recover.pop("teacher", None) if recover is not None else None
+    if teacher is not None and not isinstance(teacher, str):
+        problems.append(f"recover.teacher is {teacher!r}, expected a model folder or a hub id")
+    prune_settings = _stage("prune", prune, parse_prune, problems)
+    recover_settings = _stage("recover", recover, parse_distill, problems)
     if problems:
         raise RecipeError(
             f"recipe {default_name!r}: " + "; ".join(problems), hint=f"keys are {', '.join(allowed)}"
@@ -159,7 +186,30 @@ def parse(document: Mapping[str, Any], *, default_name: str) -> Recipe:
         head=schemes["head"],
         solver=solver,
         overrides=overrides,
+        prune=prune_settings,
+        recover=recover_settings,
+        teacher=teacher,
     )
+
+
+def _table(document: Mapping[str, Any], name: str, problems: list[str]) -> dict[str, Any] | None:
+    value = document.get(name)
+    if value is None or isinstance(value, Mapping):
+        return None if value is None else dict(value)
+    problems.append(f"{name} is {value!r}, expected a table")
+    return None
+
+
+def _stage(
+    name: str, table: Mapping[str, Any] | None, parse_stage: Callable[..., _Settings], problems: list[str]
+) -> _Settings | None:
+    """Settings of a stage of the float model; its problems get the table's name."""
+    if table is None:
+        return None
+    found: list[str] = []
+    settings = parse_stage(table, problems=found)
+    problems.extend(f"{name}: {problem}" for problem in found)
+    return settings
 
 
 def _scheme(document: Mapping[str, Any], role: str, problems: list[str]) -> TensorScheme:

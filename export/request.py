@@ -30,6 +30,7 @@ from edgeport.export.methods import (
 from edgeport.export.mix.budget import MixBudget
 from edgeport.export.native_plan import NativePlan, is_native, native_names, plan_native
 from edgeport.export.preflight import require_disk, require_free_output, require_memory
+from edgeport.export.preparation import Preparation, RecoveryWish, plan_preparation, settle_recovery
 from edgeport.export.quantize.choose import SolverChoice
 from edgeport.export.quantize.solvers import SOLVERS
 from edgeport.export.recipe import Recipe, load_recipe
@@ -37,6 +38,9 @@ from edgeport.export.sizes import checkpoint_bytes, model_facts, packed_bytes, s
 from edgeport.export.source import SourceModel, open_source
 from edgeport.manifest import ModelFacts
 from edgeport.units import format_seconds
+
+LAST_RECIPE = "edge-pruned"
+"""Planned for devices of few bits when nothing else fits."""
 
 __all__ = ["ExportPlan", "ExportRequest", "make_plan", "model_facts", "packed_bytes", "plan_with", "replan"]
 
@@ -79,6 +83,7 @@ class ExportRequest:
     resume: bool = True
     verify: bool = True
     solver: str | None = None
+    recovery: RecoveryWish = RecoveryWish()
     calibration: CalibrationWish = CalibrationWish()
     gate: GateWish = GateWish()
     budget: Budget = Budget()
@@ -88,11 +93,14 @@ class ExportRequest:
 class ExportPlan:
     """Everything decided: nothing below this point asks what to do. Sizes are bytes; refused maps formats to reasons.
 
+    original: the model as it was given, which the gate compares with. source: what is quantized: the same, or with a
+    preparation first its shape and, once that has run, the prepared model.
     mix: what a mixed-precision search over the recipe may spend, None for no search. calibration: None when
     nothing needs one. heldout: None when the gate's text has to be sampled. ladder: what is tried when the gate says no.
     """
 
     request: ExportRequest
+    original: SourceModel
     source: SourceModel
     recipe: Recipe
     profile: DeviceProfile
@@ -111,6 +119,7 @@ class ExportPlan:
     calibration: CalibrationPlan | None = None
     heldout: HeldoutText | None = None
     native: Mapping[str, NativePlan] = field(default_factory=dict)
+    preparation: Preparation | None = None
     ladder: tuple[Rung, ...] = ()
 
     @property
@@ -140,6 +149,8 @@ def make_plan(request: ExportRequest) -> ExportPlan:
     """Decide and check. Raises UsageError, UnsupportedModel or DoesNotFit, with numbers, before anything is written."""
     profile = _budgeted(load_profile(request.device), request.budget.memory_bytes)
     first = load_recipe(request.recipe or profile.recipe)
+    if request.recipe is not None:
+        first = settle_recovery(first, request.recovery)
     wanted = tuple(dict.fromkeys(request.formats or profile.formats))
     unknown = [name for name in wanted if name not in FORMATS and not is_native(name)]
     if unknown:
@@ -164,8 +175,9 @@ def make_plan(request: ExportRequest) -> ExportPlan:
 
 def replan(plan: ExportPlan, rung: Rung) -> ExportPlan:
     """The same request with a rung's recipe. Raises DoesNotFit or UnsupportedModel where it cannot be."""
-    frame = _Frame(plan.request, plan.source, plan.profile, _wanted(plan), plan.threads, plan.heldout)
-    spec, budget = plan.source.spec, plan.request.budget
+    frame = _frame(plan)
+    source, budget = _shape(frame, rung.recipe), plan.request.budget
+    spec = source.spec
     solver = decide_solver(spec, rung.recipe, None, tokens=_tokens(plan.request), means=_means(frame))
     if budget.time_s is not None and solver.seconds > budget.time_s:
         raise DoesNotFit(
@@ -178,9 +190,9 @@ def replan(plan: ExportPlan, rung: Rung) -> ExportPlan:
         bits = mix.target_bits or bits
         if budget.size_bytes is not None:
             raise DoesNotFit("a mix within --target-size was the first thing tried")
-        plan_mix(plan.source, rung.recipe, mix)
+        plan_mix(source, rung.recipe, mix)
     elif budget.size_bytes is not None:
-        require_size(plan.source, rung.recipe, budget.size_bytes, plan.portable)
+        require_size(source, rung.recipe, budget.size_bytes, plan.portable)
     if budget.bits is not None and bits > budget.bits:
         raise DoesNotFit(f"{bits:.2f} bits per weight are more than --target-bits {budget.bits:g}")
     found = _plan_with_solver(frame, with_solver(rung.recipe, solver.name), solver, mix)
@@ -192,14 +204,25 @@ def replan(plan: ExportPlan, rung: Rung) -> ExportPlan:
 
 def plan_with(plan: ExportPlan, recipe: Recipe) -> ExportPlan:
     """The plan with the recipe that a mixed-precision search chose; sizes and fits follow. Raises DoesNotFit."""
-    frame = _Frame(plan.request, plan.source, plan.profile, _wanted(plan), plan.threads, plan.heldout)
-    return replace(_plan_with_solver(frame, recipe, plan.solver, None), mix=plan.mix, ladder=plan.ladder)
+    found = _plan_with_solver(_frame(plan), recipe, plan.solver, None)
+    return replace(found, source=plan.source, mix=plan.mix, ladder=plan.ladder)
+
+
+def _frame(plan: ExportPlan) -> _Frame:
+    wanted = (*plan.formats, *plan.refused)
+    return _Frame(plan.request, plan.original, plan.profile, wanted, plan.threads, plan.heldout)
+
+
+def _shape(frame: _Frame, recipe: Recipe) -> SourceModel:
+    """What the recipe quantizes."""
+    preparation = plan_preparation(frame.source, recipe, frame.wanted)
+    return preparation.shape if preparation is not None else frame.source
 
 
 def _first_plan(frame: _Frame, recipe: Recipe) -> ExportPlan:
-    """The recipe that was asked for; with only a budget given, the first of the device's, INT8 and INT4 that fits."""
-    request, spec = frame.request, frame.source.spec
-    means = _means(frame)
+    """The recipe that was asked for; otherwise the first that fits of the device's, with a budget INT8 and INT4, and last
+    the one that prunes."""
+    request, means = frame.request, _means(frame)
     candidates = [recipe]
     if request.recipe is None:
         budget = request.budget
@@ -207,7 +230,10 @@ def _first_plan(frame: _Frame, recipe: Recipe) -> ExportPlan:
             candidates = [load_recipe("int4")]
         elif budget.memory_bytes is not None:
             candidates += [load_recipe(name) for name in ("int8", "int4")]
+        if frame.profile.recipe in ("int4", "edge"):
+            candidates.append(settle_recovery(load_recipe(LAST_RECIPE), request.recovery))
     for number, candidate in enumerate(candidates):
+        spec = _shape(frame, candidate).spec
         solver = decide_solver(spec, candidate, request.solver, tokens=_tokens(request), means=means)
         settled = with_solver(candidate, solver.name)
         try:
@@ -221,7 +247,9 @@ def _first_plan(frame: _Frame, recipe: Recipe) -> ExportPlan:
 def _plan_with_solver(
     frame: _Frame, recipe: Recipe, solver: SolverChoice, mix: MixBudget | None
 ) -> ExportPlan:
-    request, source = frame.request, frame.source
+    request = frame.request
+    preparation = plan_preparation(frame.source, recipe, frame.wanted)
+    source = preparation.shape if preparation is not None else frame.source
     spec = source.spec
     native = {name: plan_native(name, source) for name in frame.wanted if is_native(name)}
     formats, refused = _supported(source, recipe, frame.wanted, native)
@@ -231,9 +259,8 @@ def _plan_with_solver(
     sizes = {name: native[name].size_bytes if name in native else portable[name] for name in formats}
     # Packed safetensors is made whatever was asked for: the golden answers are computed from it.
     packed = sizes | {"safetensors": packed_bytes(spec, recipe, "safetensors")}
-    disk_bytes = (
-        2 * checkpoint_bytes(spec, recipe) if solver.name != "rtn" else checkpoint_bytes(spec, recipe)
-    )
+    disk_bytes = checkpoint_bytes(spec, recipe) * (1 if solver.name == "rtn" else 2)
+    disk_bytes += preparation.disk_bytes if preparation is not None else 0
     largest = max(spec.tensors(), key=lambda item: stored_bytes(item, recipe.scheme_for(item)))
     conversion = require_memory(
         facts,
@@ -241,10 +268,12 @@ def _plan_with_solver(
         threads=frame.threads,
         solver=solver.name,
     )
-    reasons = _calibrated_by(solver, mix, [native[name] for name in formats if name in native])
+    reasons = ["pruning"] if recipe.prune is not None else []
+    reasons += _calibrated_by(solver, mix, [native[name] for name in formats if name in native])
     heldout = frame.heldout.path if frame.heldout is not None else None
     return ExportPlan(
         request=request,
+        original=frame.source,
         source=source,
         recipe=recipe,
         profile=frame.profile,
@@ -263,6 +292,7 @@ def _plan_with_solver(
         calibration=plan_calibration(spec, request.calibration, heldout, reasons) if reasons else None,
         heldout=frame.heldout,
         native={name: native[name] for name in formats if name in native},
+        preparation=preparation,
     )
 
 
@@ -294,15 +324,11 @@ def _mix(frame: _Frame, recipe: Recipe) -> MixBudget | None:
             hint=f"name one of {', '.join(FORMATS)} with --format",
         )
     wanted = MixBudget(target_bits=budget.bits, target_bytes=budget.size_bytes, formats=formats)
-    return plan_mix(frame.source, recipe, wanted)
+    return plan_mix(_shape(frame, recipe), recipe, wanted)
 
 
 def _climbs(plan: ExportPlan) -> bool:
     return plan.judged and plan.request.gate.ladder and bool(plan.portable)
-
-
-def _wanted(plan: ExportPlan) -> tuple[str, ...]:
-    return (*plan.formats, *plan.refused)
 
 
 def _means(frame: _Frame) -> Means:

@@ -26,25 +26,27 @@ def build_sixteen_bit(plan: ExportPlan, shop: Workshop) -> dict[str, Path]:
 
     Kept in the staging folder over the rungs of the ladder; never published.
     """
-    recipe = load_recipe("f16" if plan.source.facts().dtype == "f16" else "bf16")
-    sixteen = replace(plan, recipe=recipe)
+    recipe = load_recipe("f16" if plan.original.facts().dtype == "f16" else "bf16")
+    sixteen = replace(plan, recipe=recipe, source=plan.original)
     key = checkpoint_key(sixteen, None)
     folder = shop.staging.directory / "sixteen-checkpoint"
     with shop.progress.stage("16-bit containers to compare with"):
         shop.staging.stage(
             folder,
             key,
-            lambda target: quantize(plan.source, recipe, target, threads=plan.threads, progress=NO_PROGRESS),
+            lambda target: quantize(
+                plan.original, recipe, target, threads=plan.threads, progress=NO_PROGRESS
+            ),
         )
-        checkpoint = Checkpoint(folder, plan.source.spec)
-        options = WriteOptions(plan.source.name, plan.context_length, NO_PROGRESS)
+        checkpoint = Checkpoint(folder, plan.original.spec)
+        options = WriteOptions(plan.original.name, plan.context_length, NO_PROGRESS)
         found = {}
         for name in dict.fromkeys(base_format(name) for name in plan.formats):
             if name not in TIMED:
                 continue
             target = shop.staging.directory / f"sixteen-{name}"
             write = functools.partial(_write, name, checkpoint, options)
-            shop.staging.stage(target, {**key, "format": name, "name": plan.source.name}, write)
+            shop.staging.stage(target, {**key, "format": name, "name": plan.original.name}, write)
             found[name] = next(target.glob(ENTRY_POINTS[name]))
     return found
 

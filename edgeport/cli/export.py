@@ -56,10 +56,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="threads for quantizing (default: the cores this process may use)",
     )
+    _add_preparation(parser)
     _add_method(parser)
     _add_budget(parser)
     _add_gate(parser)
     _add_switches(parser)
+
+
+def _add_preparation(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "pruning and recovery, where the recipe has them (edge-pruned, distill-int8)"
+    )
+    group.add_argument(
+        "--teacher",
+        metavar="MODEL",
+        help="model folder or hub id with the same tokenizer that recovery learns from (default: the recipe's, else MODEL "
+        "before pruning)",
+    )
+    group.add_argument(
+        "--recovery-text",
+        action="append",
+        default=[],
+        metavar="SOURCE",
+        help="text to learn on, as --calibration takes it, or python, the library of this interpreter; repeat for more "
+        "(default: the recipe's)",
+    )
+    group.add_argument(
+        "--recovery-minutes", type=float, metavar="N", help="at most this long (default: the recipe's)"
+    )
+    group.add_argument(
+        "--store",
+        type=Path,
+        metavar="DIR",
+        help="keep pruned and recovered models here, for later exports that want the same (default: nothing is kept)",
+    )
 
 
 def _add_method(parser: argparse.ArgumentParser) -> None:
@@ -195,6 +225,7 @@ def _tell(text: str) -> None:
 def _request(arguments: argparse.Namespace) -> ExportRequest:
     from edgeport.export.gate.thresholds import Thresholds
     from edgeport.export.methods import CalibrationWish
+    from edgeport.export.preparation import RecoveryWish
     from edgeport.export.request import Budget, ExportRequest, GateWish
     from edgeport.units import parse_bytes, parse_seconds, parse_share
 
@@ -212,6 +243,9 @@ def _request(arguments: argparse.Namespace) -> ExportRequest:
         resume=not arguments.no_resume,
         verify=not arguments.no_verify,
         solver=arguments.solver,
+        recovery=RecoveryWish(
+            arguments.teacher, tuple(arguments.recovery_text), arguments.recovery_minutes, arguments.store
+        ),
         calibration=CalibrationWish(
             arguments.calibration, arguments.calibration_tokens, arguments.calibration_context
         ),

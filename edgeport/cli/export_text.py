@@ -18,7 +18,8 @@ def plan_text(plan: ExportPlan) -> str:
     facts = plan.facts
     lines = [
         f"{plan.source.name}: {facts.family}, {format_count(facts.parameters)} parameters, {facts.layers} layers, "
-        f"source {format_bytes(plan.source.facts().size_bytes)}",
+        f"source {format_bytes(plan.original.facts().size_bytes)}",
+        *(plan.preparation.lines() if plan.preparation is not None else ()),
         f"recipe {plan.recipe.name}: {facts.bits_per_weight:.2f} bits per weight; "
         f"device {plan.profile.name}, context {plan.context_length}",
         *_method_lines(plan),
@@ -141,7 +142,7 @@ def _gate_parts(result: ExportResult) -> list[str]:
 def plan_document(plan: ExportPlan) -> dict[str, Any]:
     return {
         "model": to_json(plan.facts),
-        "source": to_json(plan.source.facts()),
+        "source": to_json(plan.original.facts()),
         "recipe": plan.recipe.to_document(),
         "device": plan.profile.name,
         "context_length": plan.context_length,

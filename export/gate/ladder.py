@@ -1,7 +1,8 @@
 """The ladder: what to try, and in which order, when the gate says no to the recipe that was asked for.
 
-Given recipe -> a better solver -> more bits where they help most -> INT8 -> 16 bits. Each rung is planned before it runs,
-and what does not fit the device or the budget is passed over with the reason.
+Given recipe -> a better solver -> more bits where they help most -> INT8 -> 16 bits. A recipe that prunes is tried in INT8
+first and then without pruning, where the same rungs follow. Each rung is planned before it runs, and what does not fit the
+device or the budget is passed over with the reason.
 """
 
 from __future__ import annotations
@@ -67,8 +68,13 @@ class Step:
 
 
 def rungs(spec: DecoderSpec, recipe: Recipe, source_dtype: str) -> list[Rung]:
-    """Rungs above `recipe` (whose solver is settled), cheapest first; none above 16 bits."""
+    """Rungs above `recipe` (whose solver is settled), cheapest first; none above 16 bits. spec: of the unpruned source."""
     found: list[Rung] = []
+    if recipe.prepares:
+        whole = replace(recipe, prune=None, recover=None)
+        if _has(spec, recipe, LOW_KINDS):
+            found.append(Rung("INT8 of the prepared model", lift(spec, recipe)))
+        return [*found, Rung("without pruning", whole), *rungs(spec, whole, source_dtype)]
     strongest = recipe
     if _has(spec, recipe, LOW_KINDS):
         if recipe.solver in WEAKER:
@@ -99,6 +105,8 @@ def lift(spec: DecoderSpec, recipe: Recipe) -> Recipe:
         head=raised(recipe.head),
         solver="rtn",
         overrides={pattern: raised(scheme) for pattern, scheme in recipe.overrides.items()},
+        prune=recipe.prune,
+        recover=recipe.recover,
     )
 
 

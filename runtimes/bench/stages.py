@@ -13,7 +13,7 @@ def stage_cells(manifest: Manifest) -> list[tuple[str, ...]]:
     """One row of STAGE_COLUMNS for each float stage, then one for each container; empty where nothing was pruned."""
     if not manifest.stages:
         return []
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             stage.name,
             format_count(stage.parameters),
