@@ -15,6 +15,8 @@ from edgeport.errors import UsageError
 from edgeport.export.calibrate.text import CalibrationText
 from edgeport.export.prune.plan import PrunePlan, plan_prune
 from edgeport.export.recipe import Recipe, parse
+from edgeport.export.recover.memory import require_training_memory
+from edgeport.export.recover.precision import choose_precision
 from edgeport.export.recover.settings import DistillSettings
 from edgeport.export.source import SourceModel, open_source
 from edgeport.manifest import StageFacts
@@ -41,13 +43,14 @@ class RecoveryWish:
 class Preparation:
     """prune, recover: None where the recipe has no such stage. teacher: None for the source itself.
 
-    shape: the source with the spec of what will be quantized; its weights are not those of that spec.
+    shape: the source with the spec of what will be quantized; its weights are not those of that spec. ram_bytes: of learning.
     """
 
     prune: PrunePlan | None
     recover: DistillSettings | None
     teacher: str | None
     shape: SourceModel
+    ram_bytes: int = 0
 
     @property
     def disk_bytes(self) -> int:
@@ -107,7 +110,8 @@ def settle_recovery(recipe: Recipe, wish: RecoveryWish) -> Recipe:
 def plan_preparation(source: SourceModel, recipe: Recipe, formats: Sequence[str]) -> Preparation | None:
     """None where the recipe quantizes the source as it is.
 
-    Raises UsageError for what an export cannot judge or a teacher that is missing, and what `plan_prune` raises.
+    Raises UsageError for what an export cannot judge or a teacher that is missing, DoesNotFit where learning takes more
+    memory than there is, and what `plan_prune` raises.
     """
     if not recipe.prepares:
         return None
@@ -125,7 +129,14 @@ def plan_preparation(source: SourceModel, recipe: Recipe, formats: Sequence[str]
             )
         plan = plan_prune(source, recipe.prune, formats)
     shape = source if plan is None else replace(source, spec=plan.spec)
-    return Preparation(plan, recipe.recover, recipe.teacher, shape)
+    ram_bytes = 0
+    if recipe.recover is not None:
+        teacher = open_source(recipe.teacher) if recipe.teacher is not None else source
+        memory = require_training_memory(
+            teacher, shape, recipe.recover, precision=choose_precision(recipe.recover.precision)
+        )
+        ram_bytes = memory.total_bytes
+    return Preparation(plan, recipe.recover, recipe.teacher, shape, ram_bytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -285,7 +285,7 @@ def _plan_with_solver(
         context_length=context_length,
         threads=frame.threads,
         disk_bytes=disk_bytes + sum(packed.values()),
-        ram_bytes=conversion.peak_bytes,
+        ram_bytes=max(conversion.peak_bytes, preparation.ram_bytes if preparation is not None else 0),
         notes=(*_unmatched(spec, recipe), *_snapped(spec, recipe)),
         solver=solver,
         mix=mix,

@@ -97,6 +97,10 @@ class Staging:
         self.final.rename(self.out)
         shutil.rmtree(self.directory)
 
+    def discard(self) -> None:
+        """Drop everything: what was built served its purpose and is not to be published."""
+        shutil.rmtree(self.directory)
+
     def reject(self) -> Path:
         """Keep what failed its checks aside, under a name that says so."""
         aside = self.out.with_name(self.out.name + ".rejected")
