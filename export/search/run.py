@@ -101,7 +101,7 @@ def search(
     ranked = ranking(items, prefer=request.prefer, most_loss=limits.perplexity_loss)
     if not ranked:
         raise GateFailure(
-            f"no candidate within the limits loses at most {limits.perplexity_loss:.1%} of perplexity",
+            f"no candidate within the limits loses at most {100 * limits.perplexity_loss:g} % of perplexity",
             hint="allow more with --max-loss, recover longer with --minutes, or allow more memory",
         )
     names = tuple(item.name for item in front(items))

@@ -16,7 +16,7 @@ DOWN = TensorSpec("model.layers.1.mlp.down_proj.weight", "linear", (64, 128))
 
 
 def test_every_shipped_recipe_loads_and_survives_a_round_trip() -> None:
-    assert recipe_names() == ["bf16", "edge", "f16", "int2", "int4", "int8"]
+    assert recipe_names() == ["bf16", "distill-int8", "edge", "edge-pruned", "f16", "int2", "int4", "int8"]
     for name in recipe_names():
         recipe = load_recipe(name)
         assert recipe.name == name and recipe.description
@@ -107,7 +107,7 @@ def test_other_texts_are_no_schemes(text: str) -> None:
 def test_an_unknown_name_suggests_the_nearest() -> None:
     with pytest.raises(RecipeError, match=r"unknown recipe 'int44' \(did you mean int4\?\)") as caught:
         load_recipe("int44")
-    assert caught.value.hint is not None and "bf16, edge, f16, int2, int4, int8" in caught.value.hint
+    assert caught.value.hint is not None and "int2, int4, int8, or a .toml file" in caught.value.hint
 
 
 def test_files_that_cannot_be_used(tmp_path: Path) -> None:
