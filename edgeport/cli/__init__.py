@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "prune": ("edgeport.cli.prune", "cut layers, widths, heads or tokens; a stock model folder comes out"),
     "distill": ("edgeport.cli.distill", "train a pruned or small model to answer as its teacher does"),
     "export": ("edgeport.cli.export", "quantize a model once and pack it for every engine"),
+    "draft": ("edgeport.cli.draft", "ship a small sibling that drafts for the model"),
     "search": ("edgeport.cli.search", "find how much to prune and how many bits to spend, by measurement"),
     "verify": ("edgeport.cli.verify", "re-open every container: weights, text, checksums"),
     "eval": ("edgeport.cli.eval", "measure quality against the source model, per runtime"),
