@@ -29,7 +29,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recipe") / "quick.toml"
     path.write_text(
         'solver = "rtn"\nlinear = "int4-g32"\nembedding = "int8-g32"\nhead = "int8-g32"\n'
-        "[prune]\nffn = 0.75\nsnap = 32\n"
+        "[prune]\nffn = 0.5\nsnap = 32\nreconstruct = false\n"
         "[recover]\nsteps = 12\nbatch_tokens = 1024\nmicro_tokens = 1024\nn_ctx = 256\nheld_tokens = 2048\nmeasure_steps = 6\n",
         encoding="utf-8",
     )
@@ -61,7 +61,7 @@ def test_stages_and_containers_side_by_side(prepared: tuple[ExportResult, Path])
         source.parameters == 5_573_888
         and pruned.parameters == recovered.parameters == manifest.model.parameters
     )
-    assert pruned.parameters == source.parameters - 6 * 3 * 192 * 256
+    assert pruned.parameters == source.parameters - 6 * 3 * 384 * 256
     assert source.perplexity and pruned.perplexity and recovered.perplexity
     assert source.perplexity < recovered.perplexity < pruned.perplexity
     assert pruned.mean_kl_divergence and recovered.mean_kl_divergence
@@ -114,7 +114,7 @@ def test_a_loss_from_pruning_is_refused_and_the_ladder_leaves_pruning_out(
 ) -> None:
     """Half the width without any recovery is far beyond 5 %; the unpruned rung passes."""
     cut = tmp_path / "cut.toml"
-    text = recipe.read_text(encoding="utf-8").split("[recover]")[0].replace("ffn = 0.75", "ffn = 0.5")
+    text = recipe.read_text(encoding="utf-8").split("[recover]")[0]
     cut.write_text(text, encoding="utf-8")
     result = run(make_plan(request(tmp_path / "out", cut, formats=("gguf",))), progress=NO_PROGRESS)
     steps = [(step.rung, step.verdict) for step in result.path]

@@ -16,7 +16,17 @@ DOWN = TensorSpec("model.layers.1.mlp.down_proj.weight", "linear", (64, 128))
 
 
 def test_every_shipped_recipe_loads_and_survives_a_round_trip() -> None:
-    assert recipe_names() == ["bf16", "distill-int8", "draft", "edge", "edge-pruned", "f16", "int2", "int4", "int8"]
+    assert recipe_names() == [
+        "bf16",
+        "distill-int8",
+        "draft",
+        "edge",
+        "edge-pruned",
+        "f16",
+        "int2",
+        "int4",
+        "int8",
+    ]
     for name in recipe_names():
         recipe = load_recipe(name)
         assert recipe.name == name and recipe.description
