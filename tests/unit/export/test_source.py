@@ -79,7 +79,7 @@ def test_another_family_lists_what_is_supported(
 ) -> None:
     with pytest.raises(UnsupportedModel, match="architecture") as caught:
         open_source(str(edited(tiny_llama_dir, config={"architectures": architectures})))
-    assert caught.value.hint == "supported are LlamaForCausalLM, Qwen2ForCausalLM"
+    assert caught.value.hint == "supported are LlamaForCausalLM, Qwen2ForCausalLM, DeciLMForCausalLM"
 
 
 def test_a_quantized_source_is_refused(tiny_llama_dir: Path, edited: Edited) -> None:
