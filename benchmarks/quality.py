@@ -30,8 +30,8 @@ from edgeport.export.quantize.solvers import SOLVERS
 from edgeport.progress import Progress
 
 ROOT = Path(__file__).resolve().parent.parent
-BUDGETS = (REFERENCE_0, REFERENCE_K, "Q5_K_M + imatrix", "Q6_K")
-"""llama.cpp's types whose bytes our mixes may spend."""
+BUDGETS = (REFERENCE_0, REFERENCE_K)
+"""llama.cpp's types whose bytes our mixes may spend, unless others are named."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,11 +59,11 @@ def _measure(given: argparse.Namespace) -> list[Row]:
     )
     bench = prepare(question, given.work, Progress())
     peers = peer_jobs(bench.material)
-    rows = run_jobs([job for job in peers if _wanted(job, given.only) or _is_budget(job)], bench)
+    rows = run_jobs([job for job in peers if _wanted(job, given.only) or _is_budget(job, given.budgets)], bench)
     budgets = {
         row.name: row.weight_bytes * 8 / bench.parameters
         for row in measured(rows)
-        if row.group == LLAMA_CPP and row.name in BUDGETS and row.weight_bytes
+        if row.group == LLAMA_CPP and row.name in given.budgets and row.weight_bytes
     }
     ours = our_jobs(bench.material, budgets, given.solvers, given.mixed)
     return rows + run_jobs([job for job in ours if _wanted(job, given.only)], bench)
@@ -73,8 +73,8 @@ def _wanted(job: Job, only: str) -> bool:
     return only.lower() in f"{job.group} {job.name}".lower()
 
 
-def _is_budget(job: Job) -> bool:
-    return job.group == LLAMA_CPP and job.name in BUDGETS
+def _is_budget(job: Job, budgets: Sequence[str]) -> bool:
+    return job.group == LLAMA_CPP and job.name in budgets
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -94,6 +94,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--mixed", type=_names, default=_names("gptq+imatrix"), metavar="A,B",
                         help="solvers of the mixed-precision rows (default: gptq+imatrix)")  # fmt: skip
+    parser.add_argument("--budgets", type=_names, default=BUDGETS, metavar="A,B",
+                        help=f"llama.cpp rows whose bytes the mixes may spend (default: {','.join(BUDGETS)})")  # fmt: skip
     parser.add_argument("--threads", type=int, default=available_threads(), metavar="N")
     parser.add_argument("--work", type=Path, default=ROOT / "artifacts" / "quality", metavar="DIR",
                         help="where models and finished rows are kept")  # fmt: skip

@@ -13,15 +13,16 @@ from edgeport.manifest import MANIFEST_NAME, ModelFacts
 from edgeport.units import format_bytes
 
 
-def require_free_output(out: Path, *, force: bool) -> None:
-    """An older artifact may be replaced when that is asked for; anything else there is the user's own."""
+def require_free_output(out: Path, *, force: bool, mark: str = MANIFEST_NAME) -> None:
+    """An older result, which the file `mark` tells, may be replaced when that is asked for; anything else there is the
+    user's own. Raises UsageError."""
     if not out.exists():
         return
     if not force:
         raise UsageError(f"{out} exists already", hint="give another -o, or --force to replace it")
-    if not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST_NAME).is_file()):
+    if not out.is_dir() or (any(out.iterdir()) and not (out / mark).is_file()):
         raise UsageError(
-            f"{out} is not an artifact, and --force replaces nothing else", hint="give another -o"
+            f"{out} was not made by edgeport, and --force replaces nothing else", hint="give another -o"
         )
 
 

@@ -127,7 +127,8 @@ def _run(
     from edgeport.devices.probe import available_threads
     from edgeport.errors import UsageError
     from edgeport.export.gate.heldout import find_heldout
-    from edgeport.export.sparsify.folder import require_free_folder
+    from edgeport.export.preflight import require_free_output
+    from edgeport.export.provenance import PROVENANCE_NAME
     from edgeport.export.sparsify.run import sparsify
     from edgeport.export.staging import Staging
 
@@ -135,7 +136,7 @@ def _run(
     threads = available_threads() if arguments.threads is None else arguments.threads
     if threads < 1:
         raise UsageError(f"--threads {threads}", hint="at least 1")
-    require_free_folder(arguments.out, force=arguments.force)
+    require_free_output(arguments.out, force=arguments.force, mark=PROVENANCE_NAME)
     heldout = find_heldout(arguments.heldout, source)
     text = None
     if plan.needs_text:

@@ -11,9 +11,10 @@ from edgeport.errors import DoesNotFit, UsageError
 from edgeport.export.calibration_stage import calibration_text
 from edgeport.export.gate.heldout import find_heldout
 from edgeport.export.methods import CalibrationWish, plan_calibration
-from edgeport.export.preflight import require_disk
+from edgeport.export.preflight import require_disk, require_free_output
+from edgeport.export.provenance import PROVENANCE_NAME
 from edgeport.export.prune.plan import PrunePlan, plan_prune
-from edgeport.export.prune.report import PROVENANCE_NAME, PruneReport
+from edgeport.export.prune.report import PruneReport
 from edgeport.export.prune.run import prune
 from edgeport.export.prune.settings import PruneSettings
 from edgeport.export.recipe import load_recipe
@@ -42,7 +43,7 @@ class PruneRequest:
 
 def make_prune_plan(request: PruneRequest) -> PrunePlan:
     """Decide and check. Raises UsageError, UnsupportedModel or DoesNotFit before anything is written."""
-    _require_free(request.out, force=request.force)
+    require_free_output(request.out, force=request.force, mark=PROVENANCE_NAME)
     wish = request.calibration
     if (request.threads or 1) < 1 or wish.tokens < 1 or (wish.n_ctx or 2) < 2:
         raise UsageError(
@@ -75,17 +76,6 @@ def run_prune(request: PruneRequest, plan: PrunePlan, progress: Progress) -> Pru
         )
         staging.publish()
     return report
-
-
-def _require_free(out: Path, *, force: bool) -> None:
-    if not out.exists():
-        return
-    if not force:
-        raise UsageError(f"{out} exists already", hint="give another -o, or --force to replace it")
-    if not out.is_dir() or (any(out.iterdir()) and not (out / PROVENANCE_NAME).is_file()):
-        raise UsageError(
-            f"{out} was not made by edgeport, and --force replaces nothing else", hint="give another -o"
-        )
 
 
 def _require_memory(plan: PrunePlan) -> None:

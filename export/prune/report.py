@@ -9,7 +9,6 @@ from typing import Any
 from edgeport.export.prune.kept import Kept
 from edgeport.export.prune.plan import PrunePlan
 
-PROVENANCE_NAME = "provenance.json"
 STAGE = "prune"
 
 

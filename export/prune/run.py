@@ -19,13 +19,14 @@ from edgeport.errors import UsageError
 from edgeport.export.calibrate.run import collect_statistics
 from edgeport.export.calibrate.text import CalibrationText
 from edgeport.export.families.table import read_spec
+from edgeport.export.provenance import PROVENANCE_NAME, earlier_provenance
 from edgeport.export.prune.config import changed_config
 from edgeport.export.prune.kept import Kept
 from edgeport.export.prune.method import Scoring
 from edgeport.export.prune.perplexity import window_perplexity
 from edgeport.export.prune.plan import PrunePlan, settled
 from edgeport.export.prune.reconstruct import TrunkModel, reconstruct
-from edgeport.export.prune.report import PROVENANCE_NAME, PruneReport, kept_summary, provenance
+from edgeport.export.prune.report import PruneReport, kept_summary, provenance
 from edgeport.export.prune.table import METHODS, get_method
 from edgeport.export.prune.write import Array, Replaced, write_json, write_side_files, write_weights
 from edgeport.export.safetensors_file import SafetensorsFile
@@ -82,7 +83,7 @@ def prune(
         kept=kept_summary(kept, plan),
         seconds=time.monotonic() - started,
     )
-    write_json(part / PROVENANCE_NAME, provenance(plan, report, _earlier(plan.source)))
+    write_json(part / PROVENANCE_NAME, provenance(plan, report, earlier_provenance(plan.source)))
     part.rename(out)
     return report
 
@@ -201,8 +202,3 @@ def _remembered(path: Path, key: dict[str, Any], compute: Callable[[], float]) -
     part.write_text(json.dumps({"key": key, "value": value}), encoding="utf-8")
     part.replace(path)
     return value
-
-
-def _earlier(source: SourceModel) -> Any:
-    path = source.directory / PROVENANCE_NAME
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

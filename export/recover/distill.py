@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeport.errors import UsageError
+from edgeport.export.provenance import PROVENANCE_NAME, earlier_provenance
 from edgeport.export.recover.corpus import TrainingText
 from edgeport.export.recover.memory import require_training_memory
 from edgeport.export.recover.precision import choose_precision
@@ -24,8 +25,6 @@ from edgeport.export.recover.vocabulary import read_document, require_same_vocab
 from edgeport.export.source import SourceModel
 from edgeport.lazy import missing_extra
 from edgeport.progress import Progress
-
-PROVENANCE_NAME = "provenance.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +105,7 @@ def provenance(job: DistillJob, report: DistillReport) -> dict[str, Any]:
         "teacher": None if teacher is None else {"name": teacher.name, "fingerprint": teacher.fingerprint()},
         "text": job.text.facts(),
         "report": asdict(report),
-        "source": read_document(job.student.directory / PROVENANCE_NAME),
+        "source": earlier_provenance(job.student),
     }
 
 

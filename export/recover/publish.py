@@ -9,10 +9,10 @@ from typing import Any
 from edgeport.devices.probe import available_threads
 from edgeport.errors import UsageError
 from edgeport.export.gate.heldout import find_heldout
-from edgeport.export.preflight import require_disk
+from edgeport.export.preflight import require_disk, require_free_output
+from edgeport.export.provenance import PROVENANCE_NAME
 from edgeport.export.recover.corpus import load_training
 from edgeport.export.recover.distill import (
-    PROVENANCE_NAME,
     DistillJob,
     DistillReport,
     check_models,
@@ -72,7 +72,7 @@ class DistillPlan:
 
 def make_distill_plan(request: DistillRequest) -> DistillPlan:
     """Decide and check. Raises UsageError, UnsupportedModel or DoesNotFit before anything is written."""
-    _require_free(request.out, force=request.force)
+    require_free_output(request.out, force=request.force, mark=PROVENANCE_NAME)
     if request.threads is not None and request.threads < 1:
         raise UsageError(f"{request.threads} threads", hint="at least 1 is needed")
     settings = request.settings
@@ -113,14 +113,3 @@ def run_distill(request: DistillRequest, plan: DistillPlan, progress: Progress) 
         report = distill(job, staging.final, work=work, threads=plan.threads, progress=progress)
         staging.publish()
     return report
-
-
-def _require_free(out: Path, *, force: bool) -> None:
-    if not out.exists():
-        return
-    if not force:
-        raise UsageError(f"{out} exists already", hint="give another -o, or --force to replace it")
-    if not out.is_dir() or (any(out.iterdir()) and not (out / PROVENANCE_NAME).is_file()):
-        raise UsageError(
-            f"{out} was not made by edgeport, and --force replaces nothing else", hint="give another -o"
-        )

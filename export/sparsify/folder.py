@@ -9,10 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from edgeport.errors import UsageError
+from edgeport.export.provenance import PROVENANCE_NAME, earlier_provenance
 from edgeport.export.source import SourceModel
-
-PROVENANCE_NAME = "provenance.json"
 
 
 @contextmanager
@@ -37,23 +35,8 @@ def write_provenance(
         "source_fingerprint": source.fingerprint(),
         "report": dict(report),
     }
-    earlier = source.directory / PROVENANCE_NAME
-    if earlier.is_file():
-        document["source"] = json.loads(earlier.read_text(encoding="utf-8"))
+    earlier = earlier_provenance(source)
+    if earlier is not None:
+        document["source"] = earlier
     text = json.dumps(document, indent=2) + "\n"
     (folder / PROVENANCE_NAME).write_text(text, encoding="utf-8")
-
-
-def require_free_folder(out: Path, *, force: bool) -> None:
-    """An older folder of a stage may be replaced when that is asked for; anything else there is the user's own.
-
-    Raises UsageError.
-    """
-    if not out.exists():
-        return
-    if not force:
-        raise UsageError(f"{out} exists already", hint="give another -o, or --force to replace it")
-    if not (out / PROVENANCE_NAME).is_file():
-        raise UsageError(
-            f"{out} has no {PROVENANCE_NAME}, and --force replaces nothing else", hint="give another -o"
-        )
