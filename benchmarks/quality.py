@@ -59,7 +59,9 @@ def _measure(given: argparse.Namespace) -> list[Row]:
     )
     bench = prepare(question, given.work, Progress())
     peers = peer_jobs(bench.material)
-    rows = run_jobs([job for job in peers if _wanted(job, given.only) or _is_budget(job, given.budgets)], bench)
+    rows = run_jobs(
+        [job for job in peers if _wanted(job, given.only) or _is_budget(job, given.budgets)], bench
+    )
     budgets = {
         row.name: row.weight_bytes * 8 / bench.parameters
         for row in measured(rows)
