@@ -79,7 +79,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from edgeport.export.search.page import HEADERS, table_rows, write_page
+    from edgeport.cli.search_page import HEADERS, table_rows, write_page
     from edgeport.export.search.run import plan_search, search
     from edgeport.progress import Progress
     from edgeport.table import format_table

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from edgeport.cli.search_page import table_rows, write_page
 from edgeport.errors import DoesNotFit, UsageError
 from edgeport.export.recipe import Recipe, load_recipe, parse
 from edgeport.export.recipe_file import write_recipe
 from edgeport.export.request import ExportRequest
 from edgeport.export.search.candidates import Limits, SearchSpace, make_candidates
 from edgeport.export.search.choose import Measured, front, ranking
-from edgeport.export.search.page import table_rows, write_page
 from edgeport.export.search.run import SearchRequest, SearchResult, plan_search
 
 NO_LIMITS = Limits()
