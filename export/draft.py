@@ -49,7 +49,14 @@ def plan_draft(request: DraftRequest) -> ExportPlan:
             f"{request.artifact} has no portable container, and a draft needs one in the same format",
             hint="export the model with gguf, onnx or openvino among its formats",
         )
-    plan = make_plan(
+    source = open_source(location)
+    if source.fingerprint() != manifest.source.fingerprint:
+        raise UsageError(
+            f"{location} is not the model this artifact was exported from",
+            hint="say where it is with --source",
+        )
+    _heldout(request, source)
+    return make_plan(
         ExportRequest(
             model=location,
             device=request.device or manifest.device,
@@ -62,13 +69,6 @@ def plan_draft(request: DraftRequest) -> ExportPlan:
             recovery=request.recovery,
         )
     )
-    if plan.original.fingerprint() != manifest.source.fingerprint:
-        raise UsageError(
-            f"{location} is not the model this artifact was exported from",
-            hint="say where it is with --source",
-        )
-    _heldout(request, plan.original)
-    return plan
 
 
 def make_draft(
