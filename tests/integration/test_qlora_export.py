@@ -15,7 +15,18 @@ from edgeport.manifest import read_manifest
 REFERENCE = Path("models/reference")
 SHORT = [
     *("--teacher", "none", "--alpha", "0", "--text", "embedded", "--text-tokens", "8192", "--n-ctx", "128"),
-    *("--held-tokens", "1024", "--steps", "6", "--batch-tokens", "512", "--micro-tokens", "512"),
+    *(
+        "--held-tokens",
+        "1024",
+        "--steps",
+        "6",
+        "--learning-rate",
+        "0.001",
+        "--batch-tokens",
+        "512",
+        "--micro-tokens",
+        "512",
+    ),
     *("--measure-steps", "3", "--threads", "1", "--quiet", "--json"),
 ]
 

@@ -78,7 +78,7 @@ def test_force_does_not_replace_what_is_no_artifact(tiny_llama_dir: Path, tmp_pa
     """`-o . --force` would otherwise delete the folder one works in, `-o MODEL --force` the model."""
     (tmp_path / "thesis.tex").write_text("years of work")
     for out in (tmp_path, tmp_path / "thesis.tex", tiny_llama_dir):
-        with pytest.raises(UsageError, match="not an artifact"):
+        with pytest.raises(UsageError, match="was not made by edgeport"):
             make_plan(request_for(tiny_llama_dir, out, force=True))
     (tmp_path / "empty").mkdir()
     make_plan(request_for(tiny_llama_dir, tmp_path / "empty", force=True))

@@ -130,7 +130,7 @@ def test_training_comes_nearer_to_the_teacher(source: SourceModel, tmp_path: Pat
     """Starting from the solver's best, on the teacher's own answers."""
     document = {"kind": "qat", "options": {"calibration": "embedded", "calibration_tokens": 2048}}
     document |= {"alpha": 1.0, "steps": 30, "batch_tokens": 256, "micro_tokens": 256, "n_ctx": 32}
-    document |= {"precision": "f32", "measure_steps": 10}
+    document |= {"precision": "f32", "measure_steps": 10, "learning_rate": 1e-3}
     job = DistillJob(source, source, repetitive_text(source), settings_from(document))
     report = distill(job, tmp_path / "out", work=tmp_path / "work", threads=1, progress=NO_PROGRESS)
     assert report.held_loss_after < 0.8 * report.held_loss_before
