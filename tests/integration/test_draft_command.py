@@ -34,6 +34,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_sibling_is_made_measured_and_used(
     artifact: Path, recipe: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

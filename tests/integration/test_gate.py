@@ -134,6 +134,7 @@ def test_a_damaged_model_is_refused_although_it_verifies(
     assert rejected.quality["gguf"]["perplexity_ratio"] > 1.05
 
 
+@pytest.mark.slow
 def test_the_ladder_climbs_over_what_does_not_fit_to_what_passes(
     tmp_path: Path, heldout: Path, damage: Callable[[tuple[str, ...]], None]
 ) -> None:

@@ -52,6 +52,7 @@ def prepared(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ex
     return run(plan, progress=NO_PROGRESS), folder / "store"
 
 
+@pytest.mark.slow
 def test_stages_and_containers_side_by_side(prepared: tuple[ExportResult, Path]) -> None:
     result, _ = prepared
     manifest = read_manifest(result.directory)
@@ -76,6 +77,7 @@ def test_stages_and_containers_side_by_side(prepared: tuple[ExportResult, Path])
     assert all(entry.verified for entry in manifest.containers)
 
 
+@pytest.mark.slow
 def test_the_tables_show_the_stages(
     prepared: tuple[ExportResult, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -89,6 +91,7 @@ def test_the_tables_show_the_stages(
     assert "<h2>Stages</h2>" in page and "recovered" in page
 
 
+@pytest.mark.slow
 def test_the_store_serves_the_next_export(
     prepared: tuple[ExportResult, Path], recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +112,7 @@ def test_the_store_serves_the_next_export(
     assert found.stages[1].perplexity is None  # nobody judged
 
 
+@pytest.mark.slow
 def test_a_loss_from_pruning_is_refused_and_the_ladder_leaves_pruning_out(
     recipe: Path, tmp_path: Path
 ) -> None:
@@ -125,6 +129,7 @@ def test_a_loss_from_pruning_is_refused_and_the_ladder_leaves_pruning_out(
     assert "prune" not in manifest.recipe
 
 
+@pytest.mark.slow
 def test_killed_while_it_learns_it_ends_the_same(
     prepared: tuple[ExportResult, Path], recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,3 +160,41 @@ def test_killed_while_it_learns_it_ends_the_same(
     monkeypatch.setattr("edgeport.export.prune.run.prune", never)
     assert main(words) == 0
     assert read_manifest(out).weights_id == result.manifest.weights_id
+
+
+def test_a_model_that_nobody_judges(
+    tiny_llama_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pruned, taught for two steps, quantized, packed and verified; the stages are listed without quality."""
+    recipe = tmp_path / "short.toml"
+    recipe.write_text(
+        'solver = "rtn"\nlinear = "int4-g32"\nembedding = "int8-g32"\nhead = "int8-g32"\n'
+        "[prune]\nffn = 0.5\nlayers = 1\nsnap = 32\n"
+        '[recover]\nsteps = 2\nbatch_tokens = 128\nmicro_tokens = 128\nn_ctx = 64\nheld_tokens = 128\ntext = ["embedded"]\n'
+        "text_tokens = 2048\n",
+        encoding="utf-8",
+    )
+    out = tmp_path / "out"
+    words = [
+        "export",
+        str(tiny_llama_dir),
+        "--device",
+        "edge",
+        "--recipe",
+        str(recipe),
+        "--format",
+        "gguf,onnx",
+    ]
+    assert (
+        main(
+            [*words, "--calibration-tokens", "1024", "--no-gate", "--threads", "1", "--quiet", "-o", str(out)]
+        )
+        == 0
+    )
+    assert "not measured" in capsys.readouterr().out
+    manifest = read_manifest(out)
+    assert [stage.name for stage in manifest.stages] == ["source", "pruned", "recovered"]
+    assert manifest.stages[0].parameters > manifest.stages[1].parameters == manifest.model.parameters
+    assert (manifest.model.layers, manifest.model.intermediate_size) == (1, 64)
+    assert manifest.source.fingerprint == open_source(str(tiny_llama_dir)).fingerprint()
+    assert all(entry.verified for entry in manifest.containers)

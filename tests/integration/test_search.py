@@ -12,6 +12,7 @@ from edgeport.manifest import read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "models" / "reference"
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
