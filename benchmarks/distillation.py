@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from page_table import insert
 
 from edgeport.devices.probe import available_threads
 from edgeport.export.evaluate.chunks import chunk_text
@@ -42,7 +43,6 @@ ROOT = Path(__file__).resolve().parent.parent
 N_CTX = 512
 LENGTHS = (0.1, 0.25, 0.5, 1.0)
 WAYS: Mapping[str, Mapping[str, Any]] = {"distillation": {}, "fine-tuning": {"alpha": 0.0}}
-BEGIN, END = "<!-- table: begin, made by benchmarks/distillation.py -->", "<!-- table: end -->"
 _COLOURS = {"distillation": ("o", "#0072B2"), "fine-tuning": ("s", "#D55E00")}  # Okabe and Ito's
 
 
@@ -217,17 +217,6 @@ def plot(ends: Sequence[Row], rows: Sequence[Row], path: Path) -> None:
     pyplot.close(figure)
 
 
-def insert(text: str, page: Path) -> None:
-    """Replace what stands between the markers. Raises ValueError for a page without them."""
-    whole = page.read_text(encoding="utf-8")
-    if whole.count(BEGIN) != 1 or whole.count(END) != 1 or whole.index(BEGIN) > whole.index(END):
-        raise ValueError(f"{page} must hold the lines {BEGIN!r} and {END!r} once each, in this order")
-    before, after = whole[: whole.index(BEGIN)], whole[whole.index(END) + len(END) :]
-    temporary = page.with_suffix(".part")
-    temporary.write_text(f"{before}{BEGIN}\n\n{text.strip()}\n\n{END}{after}", encoding="utf-8")
-    temporary.replace(page)
-
-
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -283,7 +272,7 @@ def main(words: Sequence[str] | None = None) -> None:
     text = table(ends, rows)
     print(text)
     if arguments.page is not None:
-        insert(text, arguments.page)
+        insert(text, arguments.page, "distillation.py")
     picture = arguments.plot or (arguments.page.with_suffix(".png") if arguments.page else None)
     if picture is not None:
         plot(ends, rows, picture)

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from page_table import insert
 
 from edgeport.export.calibrate.sources import load_calibration
 from edgeport.export.calibrate.text import CalibrationText
@@ -33,7 +34,6 @@ from edgeport.progress import NO_PROGRESS
 
 ROOT = Path(__file__).resolve().parent.parent
 N_CTX = 512
-BEGIN, END = "<!-- table: begin, made by benchmarks/pruning.py -->", "<!-- table: end -->"
 WIDTH_WAYS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("activation, reconstructed", {}),
     ("activation", {"reconstruct": False}),
@@ -137,17 +137,6 @@ def table(rows: list[Row], material: Material) -> str:
     return "\n".join(lines)
 
 
-def insert(text: str, page: Path) -> None:
-    """Replace what stands between the markers. Raises ValueError for a page without them."""
-    whole = page.read_text(encoding="utf-8")
-    if whole.count(BEGIN) != 1 or whole.count(END) != 1 or whole.index(BEGIN) > whole.index(END):
-        raise ValueError(f"{page} must hold the lines {BEGIN!r} and {END!r} once each, in this order")
-    before, after = whole[: whole.index(BEGIN)], whole[whole.index(END) + len(END) :]
-    temporary = page.with_suffix(".part")
-    temporary.write_text(f"{before}{BEGIN}\n\n{text.strip()}\n\n{END}{after}", encoding="utf-8")
-    temporary.replace(page)
-
-
 def _perplexity(material: Material, model: SourceModel) -> float:
     return window_perplexity(model, material.heldout, threads=material.threads, progress=NO_PROGRESS)
 
@@ -189,7 +178,7 @@ def main() -> None:
     text = table(rows, material)
     print(text)
     if arguments.page is not None:
-        insert(text, arguments.page)
+        insert(text, arguments.page, "pruning.py")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from page_table import insert
+
 from edgeport.devices.probe import available_threads
 from edgeport.export.calibrate.sources import load_calibration
 from edgeport.export.checkpoint import CHECKPOINT_NAME, Checkpoint
@@ -39,7 +41,6 @@ from edgeport.table import format_table
 ROOT = Path(__file__).resolve().parent.parent
 N_CTX = 512
 SOLVER_NAMES = ("rtn", "gptaq", "learned")
-BEGIN, END = "<!-- table: begin, made by benchmarks/qat.py -->", "<!-- table: end -->"
 
 
 class Bench:
@@ -129,15 +130,6 @@ def table(found: Mapping[str, Divergence], sizes: Mapping[str, int]) -> str:
     return format_table(headers, rows, right={1, 2, 3, 4})
 
 
-def put_on_page(page: Path, text: str) -> None:
-    """Between the marks of the page, which must be there."""
-    before, found, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not found or not end:
-        raise SystemExit(f"{page} has no {BEGIN} ... {END}")
-    page.write_text(f"{before}{BEGIN}\n```text\n{text}\n```\n{END}{after}", encoding="utf-8")
-
-
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -171,7 +163,7 @@ def main(words: Sequence[str] | None = None) -> int:
     text = table(found, sizes)
     print(text)
     if arguments.page:
-        put_on_page(arguments.page, text)
+        insert(f"```text\n{text}\n```", arguments.page, "qat.py")
     if arguments.json:
         document = {name: asdict(item) | {"bytes": sizes[name]} for name, item in found.items()}
         arguments.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

@@ -16,10 +16,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from page_table import insert
 from quality_aims import REFERENCE_0, REFERENCE_K, verdicts
 from quality_jobs import Job, our_jobs, peer_jobs
 from quality_material import Question, prepare
-from quality_page import insert
 from quality_plot import plot
 from quality_rows import LLAMA_CPP, Row, measured, read_rows, write_rows
 from quality_run import run_jobs
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.out:
         picture = given.out.with_suffix(".png")
         plot(rows, picture)
-        insert(text, given.out)
+        insert(text, given.out, "quality.py")
     print(text)
     return 0 if measured(rows) else 1
 

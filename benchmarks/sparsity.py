@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from decode import PEERS, Ratio, Task, Timing, ratio  # beside this script
+from page_table import insert
 
 from edgeport.manifest import read_manifest, to_json
 from edgeport.progress import Progress
@@ -36,7 +37,6 @@ from edgeport.units import format_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 DENSE, SPARSE = "dense", "sparse"
-BEGIN, END = "<!-- table: begin, made by benchmarks/sparsity.py -->", "<!-- table: end -->"
 _PIECE_BYTES = 16 << 20
 
 
@@ -167,15 +167,6 @@ def _ratio(found: Ratio) -> list[str]:
     return [f"{found.ratio:.3f}", f"{found.low:.3f}-{found.high:.3f}"]
 
 
-def put_on_page(page: Path, text: str) -> None:
-    """Between the marks of the page, which must be there."""
-    before, found, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not found or not end:
-        raise SystemExit(f"{page} has no {BEGIN} ... {END}")
-    page.write_text(f"{before}{BEGIN}\n```text\n{text}\n```\n{END}{after}", encoding="utf-8")
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -211,7 +202,7 @@ def main() -> int:
     text = f"{table(found)}\n\ntokens/s; {model.name}; {arguments.method}; {machine}"
     print(text)
     if arguments.page:
-        put_on_page(arguments.page, text)
+        insert(f"```text\n{text}\n```", arguments.page, "sparsity.py")
     if arguments.json:
         asked = {key: str(value) for key, value in vars(arguments).items()}
         document = {"arguments": asked, "environment": environment, "findings": found}

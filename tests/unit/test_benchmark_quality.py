@@ -14,9 +14,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
+import page_table
 import quality
 import quality_llama
-import quality_page
 import quality_run
 from quality_aims import REFERENCE_0, REFERENCE_K, best_within, verdicts
 from quality_jobs import Job, Material, our_jobs, peer_jobs
@@ -156,12 +156,14 @@ def test_the_picture_is_drawn(tmp_path: Path) -> None:
 
 def test_page_keeps_the_text_around_the_table(tmp_path: Path) -> None:
     page = tmp_path / "quality.md"
-    page.write_text(f"above\n\n{quality_page.BEGIN}\nold\n{quality_page.END}\n\nbelow\n")
-    quality_page.insert("new\n", page)
-    assert page.read_text() == f"above\n\n{quality_page.BEGIN}\n\nnew\n\n{quality_page.END}\n\nbelow\n"
+    page.write_text(f"above\n\n{page_table.begin('quality.py')}\nold\n{page_table.END}\n\nbelow\n")
+    page_table.insert("new\n", page, "quality.py")
+    assert (
+        page.read_text() == f"above\n\n{page_table.begin('quality.py')}\n\nnew\n\n{page_table.END}\n\nbelow\n"
+    )
     page.write_text("no markers\n")
     with pytest.raises(ValueError, match="once each"):
-        quality_page.insert("new", page)
+        page_table.insert("new", page, "quality.py")
     assert page.read_text() == "no markers\n"
 
 
