@@ -15,6 +15,7 @@ from edgeport.errors import UsageError
 from edgeport.export.calibrate.text import CalibrationText
 from edgeport.export.prune.plan import PrunePlan, plan_prune
 from edgeport.export.recipe import Recipe, parse
+from edgeport.export.recover.corpus import load_training, training_key
 from edgeport.export.recover.memory import require_training_memory
 from edgeport.export.recover.precision import choose_precision
 from edgeport.export.recover.settings import DistillSettings
@@ -186,9 +187,12 @@ def prepare(
         stages[PRUNED], seconds[PRUNED] = place.finish(_pruning(wanted.prune, text, work))
         model = open_source(str(stages[PRUNED]))
     if wanted.recover is not None:
-        key |= {"recover": wanted.recover.to_document(), "teacher": wanted.teacher}
+        teacher = open_source(wanted.teacher) if wanted.teacher is not None else source
+        key |= {"recover": wanted.recover.to_document(), "teacher": teacher.fingerprint()}
+        # With another held-out text a stored model may have been trained on what it would now be judged on.
+        key |= {"training": training_key(source, wanted.recover, heldout)}
         place = _Place(work.store, RECOVERED, key)
-        job = _recovery(wanted.recover, wanted.teacher, (source, model), heldout, work)
+        job = _recovery(wanted.recover, (source, teacher, model), heldout, work)
         stages[RECOVERED], seconds[RECOVERED] = place.finish(job)
         model = open_source(str(stages[RECOVERED]))
     return Prepared(replace(model, name=source.name, location=source.location), stages, seconds)
@@ -235,20 +239,18 @@ def _pruning(plan: PrunePlan, text: CalibrationText, work: PreparationWork) -> J
 
 def _recovery(
     settings: DistillSettings,
-    teacher: str | None,
-    models: tuple[SourceModel, SourceModel],
+    models: tuple[SourceModel, SourceModel, SourceModel],
     heldout: Path | None,
     work: PreparationWork,
 ) -> Job:
-    """models: the source, and what is left of it."""
-    from edgeport.export.recover.corpus import load_training
+    """models: the source, its teacher, and what is left of the source."""
     from edgeport.export.recover.distill import DistillJob, distill
 
-    source, student = models
+    source, teacher, student = models
 
     def job(out: Path, scratch: Path) -> None:
         text = load_training(source, settings, heldout=heldout, work=scratch / "text", progress=work.progress)
-        learn = DistillJob(open_source(teacher) if teacher else source, student, text, settings)
+        learn = DistillJob(teacher, student, text, settings)
         distill(learn, out, work=scratch / "learn", threads=work.threads, progress=work.progress)
 
     return job

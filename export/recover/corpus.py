@@ -72,7 +72,7 @@ def load_training(
     `load_calibration` does, and when what is left is too little to train on.
     """
     work.mkdir(parents=True, exist_ok=True)
-    key = _key(source, settings, heldout)
+    key = training_key(source, settings, heldout)
     facts_path, tokens_path = work / "text.json", work / "text.npy"
     facts = _read_facts(facts_path, key)
     if facts is None:
@@ -187,7 +187,7 @@ def _decoded(tokenizer: Any, windows: Tokens) -> Iterator[str]:
         yield tokenizer.decode(window.tolist())
 
 
-def _key(source: SourceModel, settings: DistillSettings, heldout: Path | None) -> str:
+def training_key(source: SourceModel, settings: DistillSettings, heldout: Path | None) -> str:
     """Changes when the windows would: what is not a file or a folder here is known by its name alone."""
     wanted = asdict(settings)
     parts = [str(wanted[name]) for name in ("text", "text_tokens", "n_ctx")]

@@ -174,10 +174,12 @@ def test_a_model_that_nobody_judges(
         "text_tokens = 2048\n",
         encoding="utf-8",
     )
-    out = tmp_path / "out"
+    out, store = tmp_path / "out", tmp_path / "store"
     words = [
         "export",
         str(tiny_llama_dir),
+        "--store",
+        str(store),
         "--device",
         "edge",
         "--recipe",
@@ -198,3 +200,25 @@ def test_a_model_that_nobody_judges(
     assert (manifest.model.layers, manifest.model.intermediate_size) == (1, 64)
     assert manifest.source.fingerprint == open_source(str(tiny_llama_dir)).fingerprint()
     assert all(entry.verified for entry in manifest.containers)
+
+    def stored(name: str) -> int:
+        return sum(1 for path in store.glob(f"{name}-*") if path.is_dir())
+
+    # The same again takes both stages from the store; another held-out text must not meet a model trained on it.
+    words += [
+        "--calibration-tokens",
+        "1024",
+        "--no-gate",
+        "--no-verify",
+        "--threads",
+        "1",
+        "--quiet",
+        "--force",
+        "-o",
+        str(out),
+    ]
+    assert main(words) == 0 and (stored("pruned"), stored("recovered")) == (1, 1)
+    heldout = tmp_path / "heldout.txt"
+    heldout.write_text("Nothing of this is in any text that comes with the project. " * 40, encoding="utf-8")
+    assert main([*words, "--heldout", str(heldout)]) == 0
+    assert (stored("pruned"), stored("recovered")) == (1, 2)
