@@ -51,6 +51,40 @@ class Constraints:
 
 
 @dataclass(frozen=True, slots=True)
+class KernelRates:
+    """What one engine was measured to reach on the device with weights of `bits` (4, 8 or 16).
+
+    Time per decoded token = bytes read / decode_bandwidth_bytes_per_s + layers * seconds_per_layer + seconds_per_token;
+    prompts: prefill_ops_per_s, two operations per parameter and token. source: the command or the link it comes from.
+    """
+
+    engine: str
+    bits: int
+    decode_bandwidth_bytes_per_s: int
+    seconds_per_layer: float = 0.0
+    seconds_per_token: float = 0.0
+    prefill_ops_per_s: int | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedSpeed:
+    """A figure somebody published for the device, to check predictions with; never used to make them.
+
+    model: a name of the known models. scheme: the file's type in the publisher's words (`Q4_K_M`). tokens of context where told.
+    """
+
+    model: str
+    engine: str
+    scheme: str
+    source: str
+    decode_tokens_per_s: float | None = None
+    prefill_tokens_per_s: float | None = None
+    on_gpu: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceProfile:
     """One device, or the tier of devices it stands for.
 
@@ -79,6 +113,8 @@ class DeviceProfile:
     power_watts: float | None = None
     gpu: GpuPart | None = None
     constraints: Constraints = Constraints()
+    kernels: tuple[KernelRates, ...] = ()
+    published: tuple[PublishedSpeed, ...] = ()
 
     def engine_for(self, format_name: str) -> str | None:
         """The preferred engine that opens this format on the device, or None when the device has none."""
