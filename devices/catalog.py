@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edgeport.devices.profile import DeviceProfile
-from edgeport.devices.profile_file import dump_profile, nearest, read_profile
+from edgeport.devices.profile_file import dump_profile, read_profile
+from edgeport.devices.profile_keys import nearest
 from edgeport.errors import UsageError
 
 SHIPPED = Path(__file__).parent / "data"

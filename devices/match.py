@@ -20,8 +20,6 @@ from edgeport.units import format_bytes, format_count
 SMALLEST_CONTEXT = 256
 """A shorter context is not worth loading a model for; also llama.cpp's granularity."""
 SMALLEST_BITS = 2.0
-GPU_USABLE_SHARE = 0.9
-"""vLLM's default gpu_memory_utilization; the rest is the driver's, the display's and fragmentation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +86,7 @@ def _fit(
 ) -> Fit:
     engine = engine_for(profile, format_name)
     on_gpu = profile.runs_on_gpu(engine)
-    available = _available_bytes(profile, on_gpu)
+    available = profile.available_bytes(on_gpu)
     memory = estimate_memory(model, weights_bytes, engine, context_length)
     # The reference reads its float32 copy, every other engine as many bytes as the file has.
     read_bytes = memory.weights_bytes if engine == "reference" else weights_bytes
@@ -107,12 +105,6 @@ def _fit(
         reason=_reason(memory, available),
         advice=() if is_enough else _advice(model, weights_bytes, memory, available, largest),
     )
-
-
-def _available_bytes(profile: DeviceProfile, on_gpu: bool) -> int:
-    if on_gpu and profile.gpu is not None:
-        return int(profile.gpu.memory_bytes * profile.gpu.count * GPU_USABLE_SHARE)
-    return profile.usable_ram_bytes
 
 
 def _largest_context(model: ModelFacts, weights_bytes: int, engine: str, available_bytes: int) -> int:

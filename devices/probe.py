@@ -74,6 +74,7 @@ def host_profile(facts: HostFacts, bandwidth: MemoryBandwidth) -> DeviceProfile:
     cpu = facts.cpu
     return DeviceProfile(
         name="host",
+        kind=_kind(cpu.architecture, facts.ram_bytes),
         tier=_tier(facts.ram_bytes),
         description=f"this machine: {cpu.model}, {facts.threads} threads",
         ram_bytes=facts.ram_bytes,
@@ -96,6 +97,13 @@ def _tier(ram_bytes: int) -> str:
     if ram_bytes <= EDGE_RAM_BYTES:
         return "edge"
     return "workstation" if ram_bytes <= SERVER_RAM_BYTES else "server"
+
+
+def _kind(architecture: str, ram_bytes: int) -> str:
+    """A guess that only groups the profile in lists."""
+    if ram_bytes > SERVER_RAM_BYTES:
+        return "cpu-server"
+    return "board" if architecture == "aarch64" or ram_bytes <= EDGE_RAM_BYTES else "desktop"
 
 
 def _memory(root: Path) -> tuple[int, int]:

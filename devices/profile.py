@@ -18,6 +18,12 @@ ENGINE_FORMATS: Mapping[str, str] = {
     "transformers": "safetensors",
     "reference": "safetensors",
 }
+KINDS = ("board", "phone", "laptop", "desktop", "cpu-server", "gpu", "multi-gpu")
+"""What a device is, for lists: the smallest first. The tier says which models it is for."""
+GPU_ENGINES = ("vllm", "transformers", "llama.cpp")
+"""Engines that keep weights and KV cache in the memory of a GPU where there is one."""
+GPU_USABLE_SHARE = 0.9
+"""vLLM's default gpu_memory_utilization; the rest is the driver's, the display's and fragmentation."""
 ARCHITECTURES = ("x86_64", "aarch64")
 X86_FLAGS = (
     "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16",
@@ -29,7 +35,11 @@ ISA_FLAGS = X86_FLAGS + ARM_FLAGS
 
 @dataclass(frozen=True, slots=True)
 class GpuPart:
-    """The accelerators of a device; figures are of one of them, `count` says how many there are."""
+    """The accelerators of a device; figures are of one of them, `count` says how many there are.
+
+    shares_ram: its memory is the device's RAM, so that what the model takes there is gone for the processor; `memory_bytes` is
+    then at most `ram_bytes`. usable_share: the part of `memory_bytes` a model may take.
+    """
 
     name: str
     count: int
@@ -39,6 +49,8 @@ class GpuPart:
     interconnect_bytes_per_s: int | None = None
     fp16_flops_per_s: int | None = None
     int8_ops_per_s: int | None = None
+    shares_ram: bool = False
+    usable_share: float = GPU_USABLE_SHARE
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +81,11 @@ class KernelRates:
 
 @dataclass(frozen=True, slots=True)
 class PublishedSpeed:
-    """A figure somebody published for the device, to check predictions with; never used to make them.
+    """A figure somebody published for the device, to check predictions with.
 
-    model: a name of the known models. scheme: the file's type in the publisher's words (`Q4_K_M`). tokens of context where told.
+    model: a name of the known models. scheme: the file's type in the publisher's words (`Q4_K_M`). source: a link.
+    on_gpu: on the device's GPU, by default on its processor. used: a field of the profile was derived from it, so that it
+    tests no prediction.
     """
 
     model: str
@@ -81,6 +95,7 @@ class PublishedSpeed:
     decode_tokens_per_s: float | None = None
     prefill_tokens_per_s: float | None = None
     on_gpu: bool = False
+    used: bool = False
     note: str = ""
 
 
@@ -88,6 +103,7 @@ class PublishedSpeed:
 class DeviceProfile:
     """One device, or the tier of devices it stands for.
 
+    kind: one of KINDS. tier: the hardware class of `tiers.TIERS` it belongs to.
     usable_ram_bytes: what is left for a model after the operating system and its services.
     memory_bandwidth_bytes_per_s: the data sheet's figure for the CPU's memory.
     sustained_bandwidth_bytes_per_s: what decoding really reaches, when somebody measured it.
@@ -95,6 +111,7 @@ class DeviceProfile:
     """
 
     name: str
+    kind: str
     tier: str
     description: str
     ram_bytes: int
@@ -122,4 +139,11 @@ class DeviceProfile:
 
     def runs_on_gpu(self, engine: str) -> bool:
         """True when the device has a GPU and this engine keeps weights and KV cache in its memory."""
-        return self.gpu is not None and engine in ("vllm", "transformers", "llama.cpp")
+        return self.gpu is not None and engine in GPU_ENGINES
+
+    def available_bytes(self, on_gpu: bool) -> int:
+        """Memory a model may take: all GPUs together, or RAM. RAM that a GPU shares is counted once, whoever uses it."""
+        if not on_gpu or self.gpu is None:
+            return self.usable_ram_bytes
+        usable = int(self.gpu.memory_bytes * self.gpu.count * self.gpu.usable_share)
+        return min(usable, self.usable_ram_bytes) if self.gpu.shares_ram else usable

@@ -1,81 +1,45 @@
 """Profile files: TOML with units in the key names, read into a DeviceProfile and written back.
 
 A file is refused with every mistake it holds at once: unknown keys with the nearest known one, wrong types, values
-out of range. Reading what `dump_profile` wrote gives the same profile to the byte.
+out of range, values that exclude each other. Reading what `dump_profile` wrote gives the same profile to the byte.
 """
 
 from __future__ import annotations
 
-import difflib
+import dataclasses
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from edgeport.devices.profile import (
-    ARCHITECTURES,
-    ENGINE_FORMATS,
-    FORMATS,
-    ISA_FLAGS,
+    ARM_FLAGS,
+    X86_FLAGS,
     Constraints,
     DeviceProfile,
     GpuPart,
+    KernelRates,
+    PublishedSpeed,
 )
-from edgeport.devices.tiers import TIER_NAMES
+from edgeport.devices.profile_keys import (
+    CONSTRAINT_KEYS,
+    GPU_KEYS,
+    KERNEL_KEYS,
+    PROFILE_KEYS,
+    PUBLISHED_KEYS,
+    Key,
+    check_value,
+    convert_value,
+    describe,
+    nearest,
+)
 from edgeport.errors import UsageError
 
-GIB = 2**30
-MIB = 2**20
-Value = Literal["text", "count", "amount", "texts", "flag"]
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """One TOML key: the field it fills, and the factor from its unit to bytes (or whatever the field counts)."""
-
-    field: str
-    value: Value
-    required: bool = True
-    factor: int | None = None
-    allowed: tuple[Any, ...] = ()
-
-
-PROFILE_KEYS: Mapping[str, Key] = {
-    "tier": Key("tier", "text", allowed=TIER_NAMES),
-    "description": Key("description", "text"),
-    "ram_gib": Key("ram_bytes", "amount", factor=GIB),
-    "usable_ram_gib": Key("usable_ram_bytes", "amount", factor=GIB),
-    "memory_bandwidth_gb_per_s": Key("memory_bandwidth_bytes_per_s", "amount", factor=10**9),
-    "sustained_bandwidth_gb_per_s": Key("sustained_bandwidth_bytes_per_s", "amount", False, factor=10**9),
-    "last_level_cache_mib": Key("last_level_cache_bytes", "amount", False, factor=MIB),
-    "architecture": Key("architecture", "text", False, allowed=ARCHITECTURES),
-    "cores": Key("cores", "count"),
-    "isa": Key("isa", "texts", False, allowed=ISA_FLAGS),
-    "int8_tops": Key("int8_ops_per_s", "amount", False, factor=10**12),
-    "power_watts": Key("power_watts", "amount", False),
-    "engines": Key("engines", "texts", allowed=tuple(ENGINE_FORMATS)),
-    "formats": Key("formats", "texts", allowed=FORMATS),
-    "recipe": Key("recipe", "text"),
-    "context_length": Key("context_length", "count"),
-}
-GPU_KEYS: Mapping[str, Key] = {
-    "name": Key("name", "text"),
-    "count": Key("count", "count"),
-    "memory_gib": Key("memory_bytes", "amount", factor=GIB),
-    "memory_bandwidth_gb_per_s": Key("memory_bandwidth_bytes_per_s", "amount", factor=10**9),
-    "interconnect": Key("interconnect", "text", False),
-    "interconnect_gb_per_s": Key("interconnect_bytes_per_s", "amount", False, factor=10**9),
-    "fp16_tflops": Key("fp16_flops_per_s", "amount", False, factor=10**12),
-    "int8_tops": Key("int8_ops_per_s", "amount", False, factor=10**12),
-}
-CONSTRAINT_KEYS: Mapping[str, Key] = {
-    "symmetric_only": Key("symmetric_only", "flag", False),
-    "positive_scales": Key("positive_scales", "flag", False),
-    "block": Key("block", "count", False, allowed=(32, 64, 128)),
-}
 TABLES: Mapping[str, Mapping[str, Key]] = {"gpu": GPU_KEYS, "constraints": CONSTRAINT_KEYS}
+LISTS: Mapping[str, Mapping[str, Key]] = {"kernels": KERNEL_KEYS, "published": PUBLISHED_KEYS}
+Values = dict[str, Any]
+Part = DeviceProfile | GpuPart | Constraints | KernelRates | PublishedSpeed
 
 
 def read_profile(path: Path) -> DeviceProfile:
@@ -94,26 +58,25 @@ def read_profile(path: Path) -> DeviceProfile:
 def parse_profile(document: Mapping[str, Any], *, name: str, source: str) -> DeviceProfile:
     """The profile a TOML document describes. Raises UsageError naming `source`, with one line per problem."""
     problems: list[str] = []
-    plain = {key: value for key, value in document.items() if key not in TABLES}
+    plain = {key: value for key, value in document.items() if key not in TABLES and key not in LISTS}
     values = _read_table(plain, PROFILE_KEYS, "", problems)
-    parts: dict[str, Mapping[str, Any]] = {}
-    for table, keys in TABLES.items():
-        content = document.get(table, {})
-        if not isinstance(content, Mapping):
-            problems.append(f"{table}: expected a table [{table}], got {_kind(content)}")
-        elif table in document:
-            parts[table] = _read_table(content, keys, f"{table}.", problems)
-    if not problems:
-        problems.extend(_disagreements(values))
+    tables = {table: _read_part(document[table], table, problems) for table in TABLES if table in document}
+    lists = {table: _read_list(document.get(table, []), table, problems) for table in LISTS}
+    problems += _disagreements(values, tables.get("gpu"), lists)
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise UsageError(
             f"{source}: {count}\n" + "\n".join(f"  {problem}" for problem in problems),
             hint="docs/add-a-device.md lists every key with its unit",
         )
-    gpu = GpuPart(**parts["gpu"]) if "gpu" in parts else None
-    constraints = Constraints(**parts.get("constraints", {}))
-    return DeviceProfile(name=name, gpu=gpu, constraints=constraints, **values)
+    return DeviceProfile(
+        name=name,
+        gpu=GpuPart(**tables["gpu"]) if "gpu" in tables else None,
+        constraints=Constraints(**tables.get("constraints", {})),
+        kernels=tuple(KernelRates(**row) for row in lists["kernels"]),
+        published=tuple(PublishedSpeed(**row) for row in lists["published"]),
+        **values,
+    )
 
 
 def dump_profile(profile: DeviceProfile) -> str:
@@ -123,103 +86,113 @@ def dump_profile(profile: DeviceProfile) -> str:
         lines += ["", "[gpu]", *_dump_table(profile.gpu, GPU_KEYS)]
     if profile.constraints != Constraints():
         lines += ["", "[constraints]", *_dump_table(profile.constraints, CONSTRAINT_KEYS)]
+    for rates in profile.kernels:
+        lines += ["", "[[kernels]]", *_dump_table(rates, KERNEL_KEYS)]
+    for speed in profile.published:
+        lines += ["", "[[published]]", *_dump_table(speed, PUBLISHED_KEYS)]
     return "\n".join(lines) + "\n"
 
 
 def _read_table(
     table: Mapping[str, Any], keys: Mapping[str, Key], prefix: str, problems: list[str]
-) -> dict[str, Any]:
-    values = {}
+) -> Values:
+    """The fields of the keys that are sound; the others become problems."""
+    values: Values = {}
+    known = keys if prefix else (*keys, *TABLES, *LISTS)
     for name, value in table.items():
         if name not in keys:
-            problems.append(
-                f"{prefix}{name}: unknown key{nearest(name, (*keys, *(() if prefix else TABLES)))}"
-            )
+            problems.append(f"{prefix}{name}: unknown key{nearest(name, tuple(known))}")
             continue
-        problem = _problem(value, keys[name])
+        problem = check_value(value, keys[name])
         if problem:
             problems.append(f"{prefix}{name}: {problem}")
         else:
-            values[keys[name].field] = _convert(value, keys[name])
+            values[keys[name].field] = convert_value(value, keys[name])
     missing = [name for name, key in keys.items() if key.required and name not in table]
     problems.extend(f"{prefix}{name}: missing" for name in missing)
     return values
 
 
-def _problem(value: Any, key: Key) -> str | None:
-    """What is wrong with a value, or None."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if key.value == "flag":
-        return None if isinstance(value, bool) else f"expected true or false, got {_kind(value)}"
-    if key.value == "amount":
-        if not is_number:
-            return f"expected a number, got {_kind(value)}"
-        return None if 0 < value < 10**9 else f"must be greater than 0 and finite, got {value}"
-    if key.value == "count":
-        if not is_number or isinstance(value, float):
-            return f"expected a whole number, got {_kind(value)}"
-        return _not_allowed(value, key.allowed) if value > 0 else f"must be at least 1, got {value}"
-    if key.value == "text":
-        if not isinstance(value, str):
-            return f"expected text, got {_kind(value)}"
-        return _not_allowed(value, key.allowed) if value.strip() else "must not be empty"
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        return f"expected a list of texts, got {_kind(value)}"
-    if key.required and not value:
-        return "must not be empty"
-    if len(set(value)) < len(value):
-        return f"holds a value twice: {', '.join(value)}"
-    return next((problem for item in value if (problem := _not_allowed(item, key.allowed))), None)
+def _read_part(content: Any, table: str, problems: list[str]) -> Values:
+    if not isinstance(content, Mapping):
+        problems.append(f"{table}: expected a table [{table}], got {describe(content)}")
+        return {}
+    return _read_table(content, TABLES[table], f"{table}.", problems)
 
 
-def _not_allowed(value: Any, allowed: Sequence[Any]) -> str | None:
-    if not allowed or value in allowed:
-        return None
-    return f"unknown value {value!r}{nearest(str(value), tuple(map(str, allowed)))}; allowed: {', '.join(map(str, allowed))}"
+def _read_list(content: Any, table: str, problems: list[str]) -> list[Values]:
+    """Rows count from 1 in messages."""
+    if not isinstance(content, list) or not all(isinstance(row, Mapping) for row in content):
+        problems.append(f"{table}: expected tables [[{table}]], got {describe(content)}")
+        return []
+    rows = enumerate(content, start=1)
+    return [_read_table(row, LISTS[table], f"{table} {number}: ", problems) for number, row in rows]
 
 
-def _convert(value: Any, key: Key) -> Any:
-    if key.value == "texts":
-        return tuple(value)
-    if key.value == "amount":
-        return float(value) if key.factor is None else round(value * key.factor)
-    return value
+def _disagreements(values: Values, gpu: Values | None, lists: Mapping[str, Sequence[Values]]) -> list[str]:
+    """Values that are fine alone and impossible together; of those that could be read."""
+    problems = _more_than(values, "usable_ram_bytes", "ram_bytes", ("usable_ram_gib", "ram_gib"))
+    problems += _more_than(
+        values,
+        "sustained_bandwidth_bytes_per_s",
+        "memory_bandwidth_bytes_per_s",
+        ("sustained_bandwidth_gb_per_s", "memory_bandwidth_gb_per_s"),
+    )
+    flags = {"x86_64": X86_FLAGS, "aarch64": ARM_FLAGS}.get(values.get("architecture", ""))
+    foreign = [flag for flag in values.get("isa", ()) if flags is not None and flag not in flags]
+    if foreign:
+        problems.append(f"isa: {', '.join(foreign)}: not of {values['architecture']}")
+    if gpu is not None:
+        problems += _gpu_disagreements(gpu, values)
+    problems += _kernel_disagreements(lists["kernels"])
+    return problems + _published_disagreements(lists["published"], has_gpu=gpu is not None)
 
 
-def _disagreements(values: Mapping[str, Any]) -> list[str]:
-    """Values that are fine alone and impossible together."""
-    problems = []
-    if values["usable_ram_bytes"] > values["ram_bytes"]:
-        problems.append("usable_ram_gib: is more than ram_gib")
-    sustained = values.get("sustained_bandwidth_bytes_per_s")
-    if sustained is not None and sustained > values["memory_bandwidth_bytes_per_s"]:
-        problems.append("sustained_bandwidth_gb_per_s: is more than memory_bandwidth_gb_per_s")
+def _more_than(values: Values, smaller: str, larger: str, keys: tuple[str, str]) -> list[str]:
+    if smaller in values and larger in values and values[smaller] > values[larger]:
+        return [f"{keys[0]}: is more than {keys[1]}"]
+    return []
+
+
+def _gpu_disagreements(gpu: Values, values: Values) -> list[str]:
+    if not gpu.get("shares_ram"):
+        return []
+    problems = _more_than(
+        {**values, **gpu}, "memory_bytes", "ram_bytes", ("gpu.memory_gib", "ram_gib, which the GPU shares")
+    )
+    if gpu.get("count", 1) != 1:
+        problems.append(f"gpu.count: must be 1 for a GPU that shares RAM, got {gpu['count']}")
     return problems
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
-    """`, did you mean 'x'?` for the closest known name, or nothing when none is close."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f", did you mean '{close[0]}'?" if close else ""
+def _kernel_disagreements(rows: Sequence[Values]) -> list[str]:
+    seen: dict[tuple[Any, Any], int] = {}
+    problems = []
+    for number, row in enumerate(rows, start=1):
+        first = seen.setdefault((row.get("engine"), row.get("bits")), number)
+        if first != number and "engine" in row and "bits" in row:
+            problems.append(
+                f"kernels {number}: {row['engine']} with {row['bits']} bits is in kernels {first} already"
+            )
+    return problems
 
 
-def _kind(value: Any) -> str:
-    names = {
-        bool: "true/false",
-        int: "a whole number",
-        float: "a number",
-        str: "text",
-        list: "a list",
-        dict: "a table",
-    }
-    return f"{names.get(type(value), type(value).__name__)} ({value!r})"
+def _published_disagreements(rows: Sequence[Values], *, has_gpu: bool) -> list[str]:
+    problems = []
+    for number, row in enumerate(rows, start=1):
+        if row.get("on_gpu") and not has_gpu:
+            problems.append(f"published {number}: on_gpu: the file has no [gpu]")
+        if "decode_tokens_per_s" not in row and "prefill_tokens_per_s" not in row:
+            problems.append(f"published {number}: needs decode_tokens_per_s or prefill_tokens_per_s, or both")
+    return problems
 
 
-def _dump_table(part: DeviceProfile | GpuPart | Constraints, keys: Mapping[str, Key]) -> list[str]:
+def _dump_table(part: Part, keys: Mapping[str, Key]) -> list[str]:
+    defaults = {field.name: field.default for field in dataclasses.fields(part)}
     lines = []
     for name, key in keys.items():
         value = getattr(part, key.field)
-        if value is None or value is False or value == ():
+        if not key.required and value == defaults[key.field]:
             continue
         if key.factor is not None:
             value = value / key.factor

@@ -10,7 +10,8 @@ import pytest
 
 from edgeport.devices.catalog import HOST, SHIPPED, load_profile, names
 from edgeport.devices.profile import ENGINE_FORMATS, Constraints, DeviceProfile, GpuPart
-from edgeport.devices.profile_file import PROFILE_KEYS, dump_profile, parse_profile, read_profile
+from edgeport.devices.profile_file import dump_profile, parse_profile, read_profile
+from edgeport.devices.profile_keys import PROFILE_KEYS
 from edgeport.errors import UsageError
 
 SHIPPED_NAMES = [name for name in names() if name != HOST]
@@ -141,6 +142,7 @@ def test_written_profile_reads_back_the_same(name: str) -> None:
 def test_odd_values_survive_writing() -> None:
     profile = DeviceProfile(
         name="odd",
+        kind="board",
         tier="edge",
         description='quotes " and \\ and \n breaks, größe',
         ram_bytes=25276510208,
@@ -160,5 +162,5 @@ def test_odd_values_survive_writing() -> None:
 
 def test_keys_and_fields_match() -> None:
     """A field without a key could not be set; a key without a field would crash."""
-    fields = {field.name for field in dataclasses.fields(DeviceProfile)} - {"name", "gpu", "constraints"}
+    fields = {field.name for field in dataclasses.fields(DeviceProfile)} - {"name", "gpu", "constraints", "kernels", "published"}
     assert {key.field for key in PROFILE_KEYS.values()} == fields
