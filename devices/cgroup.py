@@ -27,12 +27,12 @@ class Limits:
 def read_limits(root: Path = Path("/")) -> Limits:
     """The tightest limits of the groups of this process; `root` is where /proc and /sys hang."""
     cpus = [
-        *(_quota_v2(folder) for folder in _group_folders(root, None)),
-        *(_quota_v1(folder) for folder in _group_folders(root, "cpu")),
+        *(_quota_v2(folder) for folder in group_folders(root, None)),
+        *(_quota_v1(folder) for folder in group_folders(root, "cpu")),
     ]
     memory = [
-        *(_memory_v2(folder) for folder in _group_folders(root, None)),
-        *(_memory_v1(folder) for folder in _group_folders(root, "memory")),
+        *(_memory_v2(folder) for folder in group_folders(root, None)),
+        *(_memory_v1(folder) for folder in group_folders(root, "memory")),
     ]
     limits = [limit for limit, _free in memory if limit is not None]
     free = [free for _limit, free in memory if free is not None]
@@ -43,7 +43,7 @@ def read_limits(root: Path = Path("/")) -> Limits:
     )
 
 
-def _group_folders(root: Path, controller: str | None) -> Iterator[Path]:
+def group_folders(root: Path, controller: str | None) -> Iterator[Path]:
     """The folders of our group and of all its parents; `controller` None is version 2."""
     group = _group_path(root, controller)
     mount = _mount(root, controller)

@@ -90,14 +90,19 @@ def affinity() -> frozenset[int]:
 
 def physical_cores(root: Path, processors: Iterable[int]) -> int:
     """Distinct cores among logical processors: two hyper-threads of one core count once."""
-    cores = set()
-    for number in processors:
+    return max(1, len(one_per_core(root, processors)))
+
+
+def one_per_core(root: Path, processors: Iterable[int]) -> tuple[int, ...]:
+    """The first logical processor of each physical core among `processors`, ascending."""
+    first: dict[tuple[object, int | None, str], int] = {}
+    for number in sorted(processors):
         topology = root / CPU_FOLDER / f"cpu{number}" / "topology"
         core, package = read_int(topology / "core_id"), read_int(topology / "physical_package_id")
         # Small boards number cores anew in each cluster; the sibling list is unique over all of them.
         siblings = read_text(topology / "thread_siblings_list").strip()
-        cores.add((package, core, siblings) if core is not None else ("unknown", number, ""))
-    return max(1, len(cores))
+        first.setdefault((package, core, siblings) if core is not None else ("unknown", number, ""), number)
+    return tuple(first.values())
 
 
 def _last_level_cache(root: Path, processors: Iterable[int]) -> int | None:
