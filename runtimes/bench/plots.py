@@ -1,4 +1,4 @@
-"""The report's two plots as inline SVG, written by hand: a device has no plotting library.
+"""The report's two plots as inline SVG, written by hand: a device has no plotting library. Other plots use its pieces.
 
 Colours come from the page (classes `ink`, `quiet`, `grid`, `mark`, `accent`), so that a plot follows light and dark.
 The drawing is 360 units wide: life size on a phone, somewhat larger on a desk.
@@ -44,24 +44,26 @@ def scatter(points: Sequence[Point], *, title: str, x_title: str, y_title: str) 
     y_axis = _Axis(y_ticks[0], y_ticks[-1], height - bottom, top)
     parts: list[Markup] = []
     for value in y_ticks:
-        parts.append(_line(left, y_axis.at(value), WIDTH - right, y_axis.at(value), "grid"))
-        parts.append(_text(left - 6, y_axis.at(value) + 4, tick_label(value, y_ticks), anchor="end"))
+        parts.append(draw_line(left, y_axis.at(value), WIDTH - right, y_axis.at(value), "grid"))
+        parts.append(draw_text(left - 6, y_axis.at(value) + 4, tick_label(value, y_ticks), anchor="end"))
     for value in x_ticks:
-        parts.append(_line(x_axis.at(value), height - bottom, x_axis.at(value), height - bottom + 4, "grid"))
+        parts.append(
+            draw_line(x_axis.at(value), height - bottom, x_axis.at(value), height - bottom + 4, "grid")
+        )
         anchor, x = ("end", WIDTH) if value == x_ticks[-1] else ("middle", x_axis.at(value))
-        parts.append(_text(x, height - bottom + 16, tick_label(value, x_ticks), anchor=anchor))
-    parts.append(_text((left + WIDTH - right) / 2, height - 8, x_title, anchor="middle"))
-    parts.append(_text(4, 12, y_title, anchor="start"))
+        parts.append(draw_text(x, height - bottom + 16, tick_label(value, x_ticks), anchor=anchor))
+    parts.append(draw_text((left + WIDTH - right) / 2, height - 8, x_title, anchor="middle"))
+    parts.append(draw_text(4, 12, y_title, anchor="start"))
     places = [(x_axis.at(point.x), y_axis.at(point.y)) for point in points]
     for point, (x, y) in zip(points, places, strict=True):
         if point.error:
             parts.append(
-                _line(x, y_axis.at(point.y - point.error), x, y_axis.at(point.y + point.error), "whisker")
+                draw_line(x, y_axis.at(point.y - point.error), x, y_axis.at(point.y + point.error), "whisker")
             )
         style = "hollow" if point.reference else "mark"
         parts.append(element("circle", attributes={"cx": _n(x), "cy": _n(y), "r": 4.5, "class": style}))
-    parts.extend(_labels([point.label for point in points], places, bottom=height - bottom))
-    return _figure(parts, height, title)
+    parts.extend(draw_labels([point.label for point in points], places, bottom=height - bottom))
+    return figure(parts, height, title)
 
 
 def bars(items: Sequence[Bar], *, title: str, unit: str) -> Markup:
@@ -71,18 +73,20 @@ def bars(items: Sequence[Bar], *, title: str, unit: str) -> Markup:
     left = 14 + CHARACTER * max(len(item.label) for item in items)
     end = WIDTH - 14 - CHARACTER * max(len(bar_value(item)) for item in items)
     axis = _Axis(0, max(item.value + item.deviation for item in items) or 1, left, end)
-    parts = [_text(4, 12, f"{title} ({unit})", anchor="start")]
+    parts = [draw_text(4, 12, f"{title} ({unit})", anchor="start")]
     for index, item in enumerate(items):
         y = top + index * row
         length = max(axis.at(item.value) - left, 1)
-        parts.append(_text(left - 8, y + 14, item.label, anchor="end", style="ink"))
+        parts.append(draw_text(left - 8, y + 14, item.label, anchor="end", style="ink"))
         box = {"x": _n(left), "y": y + 2, "width": _n(length), "height": row - 12, "rx": 2, "class": "mark"}
         parts.append(element("rect", attributes=box))
         if item.deviation:
             low, high = axis.at(max(0, item.value - item.deviation)), axis.at(item.value + item.deviation)
-            parts.append(_line(low, y + 10, high, y + 10, "whisker"))
-        parts.append(_text(axis.at(item.value + item.deviation) + 6, y + 14, bar_value(item), style="ink"))
-    return _figure(parts, height, f"{title} ({unit})")
+            parts.append(draw_line(low, y + 10, high, y + 10, "whisker"))
+        parts.append(
+            draw_text(axis.at(item.value + item.deviation) + 6, y + 14, bar_value(item), style="ink")
+        )
+    return figure(parts, height, f"{title} ({unit})")
 
 
 def bar_value(item: Bar) -> str:
@@ -122,7 +126,9 @@ class _Axis:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
-def _labels(names: Sequence[str], places: Sequence[tuple[float, float]], *, bottom: float) -> list[Markup]:
+def draw_labels(
+    names: Sequence[str], places: Sequence[tuple[float, float]], *, bottom: float
+) -> list[Markup]:
     """Labels beside their points; those of points that lie close together make one column, with lines leading back."""
     parts: list[Markup] = []
     for group in _clusters(sorted(zip(names, places, strict=True), key=lambda item: item[1])):
@@ -136,8 +142,10 @@ def _labels(names: Sequence[str], places: Sequence[tuple[float, float]], *, bott
         for index, (name, (x, y)) in enumerate(group):
             label_y = first + index * LABEL_HEIGHT if len(group) > 1 else y
             if len(group) > 1:
-                parts.append(_line(x, y, start + (2 if on_left else -2), label_y, "lead"))
-            parts.append(_text(start, label_y + 4, name, anchor="end" if on_left else "start", style="ink"))
+                parts.append(draw_line(x, y, start + (2 if on_left else -2), label_y, "lead"))
+            parts.append(
+                draw_text(start, label_y + 4, name, anchor="end" if on_left else "start", style="ink")
+            )
     return parts
 
 
@@ -159,18 +167,18 @@ def _clusters(
     return groups
 
 
-def _figure(parts: Sequence[Markup], height: float, title: str) -> Markup:
+def figure(parts: Sequence[Markup], height: float, title: str) -> Markup:
     attributes = {"viewBox": f"0 0 {WIDTH} {_n(height)}", "role": "img", "aria-label": title}
     return element("svg", element("title", title), join(parts), attributes=attributes)
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> Markup:
+def draw_line(x1: float, y1: float, x2: float, y2: float, style: str) -> Markup:
     return element(
         "line", attributes={"x1": _n(x1), "y1": _n(y1), "x2": _n(x2), "y2": _n(y2), "class": style}
     )
 
 
-def _text(x: float, y: float, text: str, *, anchor: str = "start", style: str = "quiet") -> Markup:
+def draw_text(x: float, y: float, text: str, *, anchor: str = "start", style: str = "quiet") -> Markup:
     return element("text", text, attributes={"x": _n(x), "y": _n(y), "text-anchor": anchor, "class": style})
 
 
