@@ -66,8 +66,9 @@ class Constraints:
 class KernelRates:
     """What one engine was measured to reach on the device with weights of `bits` (4, 8 or 16).
 
-    Time per decoded token = bytes read / decode_bandwidth_bytes_per_s + layers * seconds_per_layer + seconds_per_token;
-    prompts: prefill_ops_per_s, two operations per parameter and token. source: the command or the link it comes from.
+    Time per decoded token = weights read / decode_bandwidth + KV cache read / cache_bandwidth + layers * seconds_per_layer +
+    seconds_per_token; prompts: two operations per parameter and token at prefill_ops_per_s, and the products of attention at
+    attention_ops_per_s. None for the cache or attention: as the weights. source: the command or the link it comes from.
     """
 
     engine: str
@@ -76,6 +77,8 @@ class KernelRates:
     seconds_per_layer: float = 0.0
     seconds_per_token: float = 0.0
     prefill_ops_per_s: int | None = None
+    cache_bandwidth_bytes_per_s: int | None = None
+    attention_ops_per_s: int | None = None
     source: str = ""
 
 

@@ -71,6 +71,8 @@ KERNEL_KEYS: Mapping[str, Key] = {
     "seconds_per_layer": Key("seconds_per_layer", "duration", False),
     "seconds_per_token": Key("seconds_per_token", "duration", False),
     "prefill_tops": Key("prefill_ops_per_s", "amount", False, factor=TERA),
+    "cache_bandwidth_gb_per_s": Key("cache_bandwidth_bytes_per_s", "amount", False, factor=GIGA),
+    "attention_tops": Key("attention_ops_per_s", "amount", False, factor=TERA),
     "source": Key("source", "text", False),
 }
 PUBLISHED_KEYS: Mapping[str, Key] = {
