@@ -13,12 +13,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import edgeport.errors
 from edgeport.errors import EdgeportError, RuntimeFailure
+from edgeport.runtimes.confinement import ConfinedChild, Confinement, confined
 
 STDERR_LINES_KEPT = 12
 
@@ -29,34 +31,61 @@ def run_isolated(
     *,
     timeout_s: float | None = 600.0,
     environment: Mapping[str, str] | None = None,
+    confinement: Confinement | None = None,
+    own_streams: bool = True,
 ) -> Any:
     """Call `package.module:function` with keyword `arguments` (JSON values) in a new process; return its JSON result.
 
-    Raises RuntimeFailure when the child crashes, runs past `timeout_s`, raises, or returns what JSON cannot hold; an
-    EdgeportError raised in the child is raised here with the same type, message and hint.
+    confinement: processors and memory it may use. own_streams: what it prints is kept for the error message; False leaves
+    it the caller's stdin, stdout and stderr.
+    Raises RuntimeFailure when the child crashes, runs past `timeout_s`, raises, or returns what JSON cannot hold; DoesNotFit
+    when it was ended by the confinement; an EdgeportError raised in the child is raised here with the same type, message
+    and hint.
     """
-    with tempfile.TemporaryDirectory(prefix="edgeport-isolated-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="edgeport-isolated-") as folder,
+        confined(confinement) if confinement else nullcontext() as limits,
+    ):
         request, result, log = (Path(folder) / name for name in ("request.json", "result.json", "stderr.txt"))
         request.write_text(json.dumps({"target": target, "arguments": dict(arguments)}), encoding="utf-8")
+        log.touch()
         command = [sys.executable, "-m", "edgeport.runtimes.isolation", str(request), str(result)]
-        with log.open("wb") as stream:
-            # stdout goes to the log too: engines print there, and the caller's stdout is its result
+        extra = _child_environment(environment or {})
+        try:
+            return_code = _run(command, limits, log if own_streams else None, extra, timeout_s)
+        except subprocess.TimeoutExpired as error:
+            message = f"{target} did not finish within {timeout_s:g} s in its own process"
+            raise RuntimeFailure(
+                message + _tail(log), hint="allow more time or use a smaller input"
+            ) from error
+        if limits is not None:
+            limits.check()
+        return _read_result(target, return_code, result, log)
+
+
+def _run(
+    command: Sequence[str],
+    limits: ConfinedChild | None,
+    log: Path | None,
+    environment: Mapping[str, str],
+    timeout_s: float | None,
+) -> int:
+    """The exit code. `log` None leaves the child the caller's streams."""
+    with log.open("wb") if log else nullcontext() as stream:
+        # stdout goes to the log too: engines print there, and the caller's stdout is its result
+        process = subprocess.Popen(
+            limits.command(command) if limits else command,
+            stdin=subprocess.DEVNULL if log else None,
+            stdout=stream,
+            stderr=subprocess.STDOUT if log else None,
+            env=environment,
+        )
+        with process, limits.watching(process) if limits else nullcontext():
             try:
-                child = subprocess.run(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=stream,
-                    stderr=subprocess.STDOUT,
-                    env=_child_environment(environment or {}),
-                    timeout=timeout_s,
-                    check=False,
-                )
-            except subprocess.TimeoutExpired as error:
-                message = f"{target} did not finish within {timeout_s:g} s in its own process"
-                raise RuntimeFailure(
-                    message + _tail(log), hint="allow more time or use a smaller input"
-                ) from error
-        return _read_result(target, child.returncode, result, log)
+                return process.wait(timeout_s)
+            except BaseException:  # a timeout or an interrupt: no engine is left behind
+                process.kill()
+                raise
 
 
 def _child_environment(extra: Mapping[str, str]) -> dict[str, str]:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeport.cli.emulation import add_emulation_arguments, emulation_of, emulation_text
 from edgeport.table import format_table
 from edgeport.units import format_bytes
 
@@ -22,7 +23,7 @@ ABSENT = "-"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "pp512 is the rate of reading a prompt of 512 tokens, tg128 of writing 128 tokens one by one (docs/measure.md).\n"
-        "The figures also go into the manifest, from where `edgeport report` takes them."
+        "The figures also go into the manifest, from where `edgeport report` takes them; those of --as and --memory do not."
     )
     parser.add_argument("directory", metavar="DIR", type=Path, help="an artifact folder")
     parser.add_argument(
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=int, metavar="N", help="default: the physical cores within the quota"
     )
+    add_emulation_arguments(parser)
     parser.add_argument("--no-memory", action="store_true", help="leave the memory run out")
     parser.add_argument(
         "--json", action="store_true", help="print one JSON document; `results` is llama-bench's"
@@ -47,12 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """0, or 1 when an engine failed on its container."""
+    """0, or 1 when an engine failed on its container, or a container does not fit what is emulated."""
     from edgeport.manifest import to_json
     from edgeport.progress import Progress
     from edgeport.runtimes.bench.measure import Workload
     from edgeport.runtimes.bench.run import BenchOptions, benchmark, record
 
+    emulation, device = emulation_of(arguments)
     named = [name for item in arguments.format or () for name in item.split(",") if name]
     options = BenchOptions(
         workload=Workload(
@@ -64,6 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
         formats=tuple(named) or None,
         threads=arguments.threads,
         memory=not arguments.no_memory,
+        emulation=emulation,
+        device=device,
     )
     report = benchmark(arguments.directory, options, progress=Progress())
     print(json.dumps(to_json(report), indent=2) if arguments.json else report_text(report))
@@ -71,15 +76,18 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"not measured: {item.format}: {item.reason}", file=sys.stderr)
     for item in report.failed:
         print(f"failed: {item.format}: {item.reason}", file=sys.stderr)
-    if report.containers:
+    for item in report.does_not_fit:
+        print(f"{item.format} {item.reason}", file=sys.stderr)
+    if report.containers and report.emulation is None:  # figures of this machine are what the manifest holds
         record(arguments.directory, report)
-    return 1 if report.failed else 0
+    return 1 if report.failed or report.does_not_fit else 0
 
 
 def report_text(report: BenchReport) -> str:
     """One table, and under it what a reader has to know to trust it."""
     if not report.containers:
-        return f"{report.artifact}: nothing was measured"
+        lines = [f"{report.artifact}: nothing was measured"]
+        return "\n".join([*lines, *(emulation_text(report.emulation) if report.emulation else [])])
     first = report.containers[0]
     prefill, decode = (rate.test if rate else ABSENT for rate in (first.prefill, first.decode))
     headers = [
@@ -133,6 +141,8 @@ def _notes(report: BenchReport) -> list[str]:
         notes.append(f"noisy, measure again on an idle machine: {', '.join(noisy)}")
     if report.draft is not None:
         notes.append(_draft_note(report.draft))
+    if report.emulation is not None:
+        notes += ["", *emulation_text(report.emulation)]
     return notes
 
 

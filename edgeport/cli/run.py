@@ -10,8 +10,9 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from edgeport.cli.emulation import add_emulation_arguments, emulation_of
 from edgeport.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,12 +56,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     engine.add_argument(
         "--exact", action="store_true", help="the engine's most exact arithmetic, slow; for comparisons"
     )
+    add_emulation_arguments(engine)
     parser.add_argument("--json", action="store_true", help="one JSON document instead of streamed text")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """0; under emulation the same in a process that has the device's limits. DoesNotFit when they end it."""
+    emulation, _ = emulation_of(arguments)
+    if emulation is None:
+        return answer(**vars(arguments))
+    from edgeport.runtimes.isolation import run_isolated
+
+    _say(f"as {emulation}")
+    for note in emulation.notes:
+        _say(note)
+    threads = min(arguments.threads or len(emulation.cpus), len(emulation.cpus))
+    code = run_isolated(
+        "edgeport.cli.run:answer",
+        {**vars(arguments), "threads": threads},
+        timeout_s=None,
+        confinement=emulation.confinement,
+        own_streams=False,
+    )
+    return int(code)
+
+
+def answer(**values: Any) -> int:
+    """The command's arguments by name, JSON values all of them: load, write the text, close."""
     from edgeport.runtimes import SessionOptions, load
 
+    arguments = argparse.Namespace(**values)
     prompt = _prompt(arguments)
     options = _generation_options(arguments)
     session_options = SessionOptions(arguments.threads, arguments.context_length, arguments.exact)

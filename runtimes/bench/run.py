@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from edgeport.devices.bandwidth import measure_memory_bandwidth
-from edgeport.errors import ArtifactError, EdgeportError, MissingExtra
+from edgeport.devices.profile import DeviceProfile
+from edgeport.errors import ArtifactError, DoesNotFit, EdgeportError, MissingExtra
 from edgeport.manifest import (
     ContainerEntry,
     DraftEntry,
@@ -26,9 +27,11 @@ from edgeport.runtimes.bench.environment import Environment, capture, package_ve
 from edgeport.runtimes.bench.measure import Workload, fit_workload
 from edgeport.runtimes.bench.memory import MemoryUse
 from edgeport.runtimes.bench.roofline import Roofline, mean_cache_entries, roofline
+from edgeport.runtimes.bench.scaled import EmulationReport, emulation_report
 from edgeport.runtimes.bench.speed import BenchLine, Speed, bench_line, latency, rate
 from edgeport.runtimes.bench.statistics import median
 from edgeport.runtimes.bench.weights import bytes_read_per_token, read_tensors
+from edgeport.runtimes.emulate import Emulation
 from edgeport.runtimes.engines import ENGINES, unavailable_because
 from edgeport.runtimes.isolation import run_isolated
 from edgeport.runtimes.threads import thread_count
@@ -47,12 +50,17 @@ TIMEOUT_S = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class BenchOptions:
-    """formats: None means every container that can be timed here. threads: None means the physical cores."""
+    """formats: None means every container that can be timed here. threads: None means the physical cores.
+
+    emulation: limits the engines' processes; `device` is whose limits these are, and what rates are scaled to.
+    """
 
     workload: Workload = field(default_factory=Workload)
     formats: tuple[str, ...] | None = None
     threads: int | None = None
     memory: bool = True
+    emulation: Emulation | None = None
+    device: DeviceProfile | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +71,10 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class BenchReport:
-    """results: llama-bench's JSON, one entry per test. skipped: not tried. failed: tried, and the engine said no."""
+    """results: llama-bench's JSON, one entry per test. skipped: not tried. failed: tried, and the engine said no.
+
+    does_not_fit: killed at the memory limit that was emulated.
+    """
 
     artifact: str
     bandwidth_bytes_per_s: float | None
@@ -74,6 +85,8 @@ class BenchReport:
     failed: tuple[Skipped, ...]
     draft: DraftEntry | None = None
     """The artifact's draft; the figures are without it, because what it brings depends on the text."""
+    does_not_fit: tuple[Skipped, ...] = ()
+    emulation: EmulationReport | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +101,7 @@ class _Plan:
     bandwidth_bytes_per_s: float | None
     environment: Environment
     memory: bool
+    emulation: Emulation | None
 
 
 def benchmark(
@@ -101,14 +115,23 @@ def benchmark(
     containers: list[Speed] = []
     results: list[BenchLine] = []
     failed: list[Skipped] = []
+    does_not_fit: list[Skipped] = []
     for entry in entries:
         try:
             speed, lines = _measure(entry, plan, progress)
+        except DoesNotFit as error:
+            does_not_fit.append(Skipped(entry.format, error.message))
+            continue
         except EdgeportError as error:
             failed.append(Skipped(entry.format, error.message))
             continue
         containers.append(speed)
         results.extend(lines)
+    emulated = None
+    if options.emulation is not None:
+        emulated = emulation_report(
+            options.emulation, options.device, manifest, containers, plan.bandwidth_bytes_per_s
+        )
     return BenchReport(
         artifact=manifest.name,
         bandwidth_bytes_per_s=plan.bandwidth_bytes_per_s,
@@ -118,6 +141,8 @@ def benchmark(
         skipped=tuple(skipped),
         failed=tuple(failed),
         draft=manifest.draft,
+        does_not_fit=tuple(does_not_fit),
+        emulation=emulated,
     )
 
 
@@ -174,6 +199,8 @@ def _plan(
     engines = [ENGINES[base_format(entry.format)].packages[-1] for entry in entries]
     environment = capture(["edgeport", *(DISTRIBUTIONS.get(name, name) for name in engines)])
     threads = thread_count(options.threads)
+    if options.emulation is not None:
+        threads = min(threads, len(options.emulation.cpus))
     fit_workload(options.workload, manifest.model.context_length)  # refuse before the first model is loaded
     with progress.stage("memory bandwidth"):
         bandwidth = _bandwidth(threads, environment)
@@ -186,6 +213,7 @@ def _plan(
         bandwidth_bytes_per_s=bandwidth,
         environment=environment,
         memory=options.memory,
+        emulation=options.emulation,
     )
 
 
@@ -211,11 +239,13 @@ def _measure(entry: ContainerEntry, plan: _Plan, progress: Progress) -> tuple[Sp
         "threads": plan.threads,
         "context_length": plan.context_length,
     }
+    confinement = plan.emulation.confinement if plan.emulation else None
     with progress.stage(f"{entry.format}: speed"):
         reply = run_isolated(
             "edgeport.runtimes.bench.child:measure_speed",
             {**shared, "workload": to_json(plan.workload)},
             timeout_s=TIMEOUT_S,
+            confinement=confinement,
         )
     samples: SpeedSamples = from_json(SpeedSamples, reply)
     memory = None
@@ -225,6 +255,7 @@ def _measure(entry: ContainerEntry, plan: _Plan, progress: Progress) -> tuple[Sp
                 "edgeport.runtimes.bench.child:measure_memory",
                 {**shared, "n_prompt": plan.workload.n_prompt},
                 timeout_s=TIMEOUT_S,
+                confinement=confinement,
             )
         memory = from_json(MemoryUse, weighed)
     speed = _speed(entry, plan, samples, memory)
