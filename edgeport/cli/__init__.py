@@ -91,7 +91,8 @@ def _dispatch(words: list[str]) -> int:
         raise _unknown(name)
     command, parser = load_command(name)
     try:
-        arguments = parser.parse_args(rest)
+        # Plain parse_args gives an optional positional up at the first option: `run DIR --chat "text"` would be refused.
+        arguments = parser.parse_intermixed_args(rest)
     except SystemExit as end:  # argparse has printed the help or what is wrong
         return end.code if isinstance(end.code, int) else EXIT_USAGE
     return command.run(arguments)
