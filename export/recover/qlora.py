@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from edgeport.errors import UnsupportedModel
+from edgeport.export.families.nemotron_nas import MODEL_TYPE as NEMOTRON_NAS
 from edgeport.export.recover.adapters import Adapters, adapter_bytes, read_adapter_settings
 from edgeport.export.recover.folder import write_folder
 from edgeport.export.recover.network import load_float_network
@@ -108,6 +109,11 @@ def load_nf4_network(source: SourceModel, *, gradient_checkpointing: bool = Fals
 
         from edgeport.export.native.bitsandbytes import nf4_config
     logging.disable_progress_bar()
+    if source.spec.family == NEMOTRON_NAS:
+        raise UnsupportedModel(
+            f"{source.directory}: layers of different sizes cannot be loaded in NF4",
+            hint="use --kind lora, which trains over the float weights",
+        )
     try:
         network = AutoModelForCausalLM.from_pretrained(
             source.directory,

@@ -38,6 +38,7 @@ def findings(manifest: Manifest) -> tuple[Finding, ...]:
         _size(manifest, rows),
         *_quality(rows),
         *_speed(manifest, rows),
+        *_draft(manifest),
     ]
     return tuple(sorted(found, key=lambda finding: ORDER.index(finding.kind)))
 
@@ -150,3 +151,21 @@ def _span(label: str, values: list[float], shown: Callable[[float], str]) -> str
 
 def _list(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _draft(manifest: Manifest) -> list[Finding]:
+    """A draft never changes the answers; whether it makes them faster is for its measured acceptance to tell."""
+    draft = manifest.draft
+    if draft is None:
+        return []
+    if draft.acceptance_rate is None or draft.tokens_per_step is None:
+        return [
+            Finding("warning", f"A draft stands in {draft.folder}; how often it is right was not measured.")
+        ]
+    return [
+        Finding(
+            "good",
+            f"A draft in {draft.folder} proposes {draft.drafted_tokens} tokens at a time: {draft.acceptance_rate:.0%} accepted, "
+            f"{draft.tokens_per_step:.1f} tokens for each pass of the model.",
+        )
+    ]

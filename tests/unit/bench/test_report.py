@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgeport.cli import main
-from edgeport.manifest import Manifest, write_manifest
+from edgeport.manifest import DraftEntry, Manifest, write_manifest
 from edgeport.runtimes.bench.card import card
 from edgeport.runtimes.bench.markup import VOID
 from edgeport.runtimes.bench.report import report_page
@@ -147,6 +147,21 @@ def test_unlike_speeds_get_no_winner(measured_manifest: Manifest) -> None:
     assert any("No fastest format" in text and "threads: gguf 4, onnx 1" in text for text in texts)
     assert not any("Fastest" in text for text in texts)
     assert "Not comparable with each other: threads" in report_page(manifest)
+
+
+def test_a_draft_is_told_with_what_was_measured_of_it(measured_manifest: Manifest) -> None:
+    measured = DraftEntry("draft", "ab" * 32, 4, acceptance_rate=0.69, tokens_per_step=2.6)
+    unmeasured = DraftEntry("draft", "ab" * 32)
+    told = dataclasses.replace(measured_manifest, draft=measured)
+    assert any("69% accepted, 2.6 tokens" in finding.text for finding in findings(told))
+    assert "69% accepted" in card(told)
+    warned = [
+        finding.text
+        for finding in findings(dataclasses.replace(measured_manifest, draft=unmeasured))
+        if finding.kind == "warning"
+    ]
+    assert any("was not measured" in text for text in warned)
+    assert not any("draft" in finding.text for finding in findings(measured_manifest))
 
 
 def test_bad_news_comes_first(measured_manifest: Manifest) -> None:

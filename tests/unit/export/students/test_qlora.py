@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from short_training import fine_tuned, moved
 
+from edgeport.errors import UnsupportedModel
 from edgeport.export.recover.lora import LoraStudent
 from edgeport.export.recover.qlora import MERGE_NAME, QloraStudent
 from edgeport.export.recover.student import StudentSettings
@@ -91,3 +93,10 @@ def test_fine_tuning_learns_and_tells_what_the_merge_changed(source: SourceModel
         logits = network(tokens).logits[:, :-1].flatten(0, 1)
         loss = torch.nn.functional.cross_entropy(logits, tokens[:, 1:].flatten())
     assert document["cross_entropy_merged"] == pytest.approx(float(loss), rel=1e-3)
+
+
+def test_layers_of_different_sizes_are_refused(source: SourceModel) -> None:
+    spec = replace(source.spec, family="nemotron-nas")
+    with pytest.raises(UnsupportedModel, match="cannot be loaded in NF4") as caught:
+        QloraStudent(replace(source, spec=spec), StudentSettings())
+    assert "--kind lora" in str(caught.value.hint)
