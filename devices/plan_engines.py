@@ -1,0 +1,43 @@
+"""Which engine of a device can run which model, and why others cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from edgeport.devices.profile import DeviceProfile
+from edgeport.devices.shape import ModelShape
+
+CONVERTED = ("llama", "qwen2", "nemotron-nas")
+"""Families `edgeport export` writes: the ONNX and OpenVINO graphs exist for these. A test compares it with the exporter's table."""
+OWN_GRAPHS = ("onnxruntime", "openvino", "reference")
+"""Engines that run graphs edgeport writes itself; llama.cpp and vLLM bring their own for many families."""
+MISSING: Mapping[str, tuple[str, ...]] = {"llama.cpp": ("opt",)}
+"""Families an engine with graphs of its own does not have."""
+KV_CHOICES: Mapping[str, tuple[int, ...]] = {"llama.cpp": (16, 8, 4), "vllm": (16, 8)}
+"""Bits of a KV cache value an engine offers: llama.cpp's f16, q8_0 and q4_0, vLLM's auto and fp8. The others have one."""
+
+
+def why_not(shape: ModelShape, profile: DeviceProfile, format_name: str, kv_bits: int | None) -> str:
+    """Why no engine of the device runs the model from this format with such a cache; empty when one does."""
+    engine = profile.engine_for(format_name)
+    if engine is None:
+        return f"'{profile.name}' has no engine for {format_name}; it has {', '.join(profile.engines)}"
+    if engine in OWN_GRAPHS and shape.family not in CONVERTED:
+        return f"edgeport writes no {format_name} graph of family '{shape.family}'; it does of {', '.join(CONVERTED)}"
+    if shape.family in MISSING.get(engine, ()):
+        return f"{engine} cannot run family '{shape.family}'"
+    choices = KV_CHOICES.get(engine, ())
+    if kv_bits is not None and kv_bits not in choices:
+        offered = f"offers {', '.join(map(str, choices))}" if choices else "has a cache of one precision"
+        return f"{engine} keeps no KV cache in {kv_bits} bits; it {offered}"
+    return ""
+
+
+def export_note(shape: ModelShape) -> str:
+    """What to know about getting the container; empty when `edgeport export` writes it."""
+    if shape.family in CONVERTED:
+        return ""
+    return (
+        f"edgeport does not export family '{shape.family}' (it does {', '.join(CONVERTED)}): take the container from the "
+        "engine's own converter; the figures are for the same bits per weight"
+    )
