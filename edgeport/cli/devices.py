@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import TYPE_CHECKING
 
+from edgeport.devices.profile import KINDS
+from edgeport.devices.tiers import TIER_NAMES
 from edgeport.errors import UsageError
 from edgeport.manifest import to_json
 from edgeport.table import format_table
-from edgeport.units import format_bytes, format_count
+from edgeport.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
     from edgeport.devices.bandwidth import MemoryBandwidth
     from edgeport.devices.profile import DeviceProfile
-    from edgeport.devices.tiers import Tier
 
 DETECT = "detect"
 
@@ -32,103 +34,82 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds", type=float, default=1.0, help="with `detect`: how long to measure (default 1)"
     )
+    _add_filters(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
+def _add_filters(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("which devices are listed")
+    group.add_argument("--kind", choices=KINDS, help="of this kind only")
+    group.add_argument("--tier", choices=TIER_NAMES, help="of this tier only")
+    group.add_argument("--min-ram", metavar="SIZE", help="with at least this much memory installed: 8GiB")
+    group.add_argument("--find", metavar="TEXT", help="whose name or description holds these words")
+
+
 def run(arguments: argparse.Namespace) -> int:
-    """Print what was asked for; 0. A broken profile file and an unknown name raise UsageError."""
+    """Print what was asked for; 0, or 1 when no device passes the filters. A broken profile file and an unknown name raise UsageError."""
     if arguments.save and arguments.name != DETECT:
         raise UsageError("--save goes with `edgeport devices detect`")
     if arguments.name is None:
-        print(_all(arguments.json))
-    elif arguments.name == DETECT:
+        return _list(arguments)
+    if filters := _filters(arguments):
+        raise UsageError(f"{', '.join(filters)}: for the list only, not with {arguments.name}")
+    if arguments.name == DETECT:
         print(_detect(arguments))
-    else:
-        from edgeport.devices.catalog import load_profile
+        return 0
+    from edgeport.cli.devices_text import device_text
+    from edgeport.devices.catalog import load_profile, profile_path
 
-        profile = load_profile(arguments.name)
-        print(_json(profile) if arguments.json else _one(profile))
+    profile = load_profile(arguments.name)
+    print(_json(profile) if arguments.json else device_text(profile, profile_path(profile.name)))
     return 0
 
 
-def _all(as_json: bool) -> str:
+def _list(arguments: argparse.Namespace) -> int:
+    """The profiles that pass every filter; 1 when there are some and none passes."""
+    from edgeport.cli.devices_text import list_text, tier_text
     from edgeport.devices.catalog import HOST, load_profile, names
     from edgeport.devices.tiers import TIERS, tier_rank
 
-    profiles = [load_profile(name) for name in names() if name != HOST]
-    profiles.sort(key=lambda profile: (tier_rank(profile.tier), profile.ram_bytes))
-    if as_json:
-        return _json({"profiles": profiles, "tiers": TIERS})
-    tables = [_profile_table(profiles), _tier_table(TIERS)]
-    return "\n\n".join([*tables, f"`{HOST}` is this machine, `edgeport devices {DETECT}` shows it."])
-
-
-def _profile_table(profiles: list[DeviceProfile]) -> str:
-    rows = [
-        [
-            profile.name,
-            profile.tier,
-            str(profile.cores),
-            format_bytes(profile.usable_ram_bytes),
-            f"{profile.memory_bandwidth_bytes_per_s / 1e9:.0f} GB/s",
-            f"{profile.gpu.count} x {profile.gpu.name}" if profile.gpu else "-",
-            profile.recipe,
-            " ".join(profile.formats),
-        ]
-        for profile in profiles
+    smallest = 0 if arguments.min_ram is None else parse_bytes(arguments.min_ram)
+    every = [load_profile(name) for name in names() if name != HOST]
+    chosen = [
+        profile
+        for profile in every
+        if arguments.kind in (None, profile.kind)
+        and arguments.tier in (None, profile.tier)
+        and profile.ram_bytes >= smallest
+        and _mentions(profile, arguments.find)
     ]
-    headers = ["device", "tier", "cores", "usable RAM", "bandwidth", "GPU", "recipe", "formats"]
-    return format_table(headers, rows, right=(2, 3, 4))
+    chosen.sort(key=lambda profile: (KINDS.index(profile.kind), tier_rank(profile.tier), profile.ram_bytes))
+    if arguments.json:
+        print(_json({"profiles": chosen, "tiers": TIERS}))
+    elif not chosen:
+        print(f"none of {len(every)} devices passes these filters", file=sys.stderr)
+    elif _filters(arguments):
+        print(list_text(chosen))
+    else:
+        host = f"`{HOST}` is this machine, `edgeport devices {DETECT}` shows it."
+        print("\n\n".join([list_text(chosen), tier_text(TIERS), host]))
+    return 0 if chosen else 1
 
 
-def _tier_table(tiers: tuple[Tier, ...]) -> str:
-    rows = []
-    smallest = "0"
-    for tier in tiers:
-        largest = format_count(tier.parameter_limit) if tier.parameter_limit else ""
-        size = f"{smallest} to {largest}" if largest else f"{smallest} and more"
-        rows.append([tier.name, size, tier.hardware, tier.precision, tier.size_ratio])
-        smallest = largest
-    return format_table(["tier", "parameters", "hardware", "precision", "smaller by"], rows)
+def _mentions(profile: DeviceProfile, text: str | None) -> bool:
+    """Every word of `text` is somewhere in the name, the description or the GPU's name."""
+    gpu = profile.gpu.name if profile.gpu else ""
+    where = f"{profile.name} {profile.description} {gpu}".casefold()
+    return all(word in where for word in (text or "").casefold().split())
 
 
-def _one(profile: DeviceProfile) -> str:
-    from edgeport.devices.catalog import profile_path
-
-    return format_table(
-        ["field", "value"], [*_rows(to_json(profile)), ["file", str(profile_path(profile.name) or "-")]]
-    )
-
-
-def _rows(values: dict[str, object], prefix: str = "") -> list[list[str]]:
-    rows: list[list[str]] = []
-    for name, value in values.items():
-        if isinstance(value, dict):
-            rows += _rows(value, f"{name}.")
-        else:
-            rows.append([prefix + name, _show(name, value)])
-    return rows
-
-
-def _show(name: str, value: object) -> str:
-    """A field's value in the unit its name promises, readable."""
-    if value is None or value == []:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list):
-        return " ".join(map(str, value))
-    if isinstance(value, (int, float)):
-        if name.endswith("bytes_per_s"):
-            return f"{value / 1e9:.4g} GB/s"
-        if name.endswith(("ops_per_s", "flops_per_s")):
-            return f"{value / 1e12:.3g} T{'FLOPS' if 'flops' in name else 'OPS'}"
-        if name.endswith("_bytes"):
-            return format_bytes(value)
-    return str(value)
+def _filters(arguments: argparse.Namespace) -> list[str]:
+    given = {
+        "--kind": arguments.kind, "--tier": arguments.tier, "--min-ram": arguments.min_ram, "--find": arguments.find,
+    }  # fmt: skip
+    return [name for name, value in given.items() if value is not None]
 
 
 def _detect(arguments: argparse.Namespace) -> str:
+    from edgeport.cli.devices_text import field_rows
     from edgeport.devices.catalog import save_profile
     from edgeport.devices.probe import host_profile, measure_host, read_host
 
@@ -145,7 +126,7 @@ def _detect(arguments: argparse.Namespace) -> str:
         path = None if saved is None else str(saved)
         return _json({"profile": profile, "host": facts, "bandwidth": bandwidth, "saved": path})
     lines = [
-        format_table(["field", "value"], _rows(to_json(profile))),
+        format_table(["field", "value"], field_rows(to_json(profile))),
         f"read bandwidth: {_points(bandwidth)} over {format_bytes(bandwidth.buffer_bytes)}",
     ]
     quota = facts.limits.cpus
