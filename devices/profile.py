@@ -87,8 +87,8 @@ class PublishedSpeed:
     """A figure somebody published for the device, to check predictions with.
 
     model: a name of the known models. scheme: the file's type in the publisher's words (`Q4_K_M`). source: a link.
-    on_gpu: on the device's GPU, by default on its processor. used: a field of the profile was derived from it, so that it
-    tests no prediction.
+    on_gpu: on the device's GPU, by default on its processor. used: a field of the profile or a constant of `speed` was
+    derived from it, so that it tests no prediction.
     """
 
     model: str
