@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 from edgeport.devices.memory import MemoryEstimate, engine_for, estimate_memory
 from edgeport.devices.profile import DeviceProfile
+from edgeport.devices.shape import shape_of
 from edgeport.devices.speed import SpeedEstimate, estimate_speed
+from edgeport.devices.work import nominal_bits
 from edgeport.errors import DoesNotFit, UsageError
 from edgeport.manifest import ModelFacts
 from edgeport.units import format_bytes, format_count
@@ -90,6 +92,8 @@ def _fit(
     memory = estimate_memory(model, weights_bytes, engine, context_length)
     # The reference reads its float32 copy, every other engine as many bytes as the file has.
     read_bytes = memory.weights_bytes if engine == "reference" else weights_bytes
+    shape = shape_of(model)
+    bits = nominal_bits(shape, read_bytes)
     is_enough = memory.required_bytes <= available
     largest = _largest_context(model, weights_bytes, engine, available)
     return Fit(
@@ -101,7 +105,7 @@ def _fit(
         memory=memory,
         available_bytes=available,
         largest_context=largest,
-        speed=estimate_speed(model, read_bytes, profile, on_gpu=on_gpu),
+        speed=estimate_speed(shape, read_bytes, bits, profile, engine, on_gpu=on_gpu),
         reason=_reason(memory, available),
         advice=() if is_enough else _advice(model, weights_bytes, memory, available, largest),
     )

@@ -1,51 +1,67 @@
-"""How fast a container will decode and read prompts on a device, with an interval and what it rests on.
+"""How fast a model will decode and read prompts on a device, with an interval and what it rests on. docs/speed.md.
 
-Decoding reads every weight once per token, so  time per token = bytes read / effective bandwidth + fixed cost.
-Effective bandwidth is what was measured on the device, or a share of the data sheet's figure. The fixed cost is thread
-barriers or kernel launches, per layer. Prompts are bound by arithmetic: 2 operations per parameter and token.
+    seconds per decoded token = weights read / bandwidth + KV cache read / cache bandwidth
+                                + layers * seconds per layer + seconds per token
+    seconds per prompt = operations / rate + attention's operations / its rate + the weights once per chunk + the fixed costs
 
-Where the constants come from (published runs, file size x tokens/s against the data sheet):
-CPU: Raspberry Pi 5 57-62 % (llama.cpp#26484), EPYC 9554 56-65 % (ahelpme.com, 14B Q4 and Q8), i9-13900K 70 % (llama.cpp#34).
-GPU: two sizes of Llama-3-8B on one device separate bandwidth from the fixed cost: RTX 4090 about 100 % and 3.2 ms, A100 PCIe
-52 % and 2.3 ms, H100 PCIe 70 % and 3.5 ms, over 32 layers (github.com/XiongjieDai/GPU-Benchmarks-on-LLM-Inference).
-Prompts: 22-88 % of the dense FP16 rate on GPUs (same source), 20-25 % of the INT8 rate on CPUs (Raspberry Pi 5 with
-LFM2-350M, llama.cpp#19356; Ryzen 9 7950X with Llama-3.1-8B, ik_llama.cpp#54).
+The rates come from the best there is: the engine measured on the device (`KernelRates`), the bandwidth measured there, the
+data sheet with the shares that published runs reached (`shares`). A batch reads the weights once and computes once for each
+sequence. Several GPUs: tensor parallelism divides what each reads and adds two all-reduces per layer; a pipeline gives room,
+not speed.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from edgeport.devices.memory import kv_cache_bytes, parameter_counts
-from edgeport.devices.profile import DeviceProfile
+from edgeport.devices.profile import DeviceProfile, GpuPart, KernelRates
+from edgeport.devices.rates import (
+    Rates,
+    decode_seconds,
+    kernel_for,
+    kernel_rates,
+    prefill_seconds,
+    scaled,
+    scaled_bandwidth,
+)
+from edgeport.devices.shape import ModelShape
+from edgeport.devices.shares import (
+    ALL_REDUCE_SECONDS,
+    ALL_REDUCES_PER_LAYER,
+    MEASURED,
+    SECONDS_PER_HOP,
+    UNPUBLISHED,
+    Share,
+    SpeedClass,
+    cpu_class,
+    gpu_class,
+)
+from edgeport.devices.work import (
+    DecodeWork,
+    decode_work,
+    kv_bits_of,
+    prompt_work,
+    stored_weights,
+)
 from edgeport.errors import UsageError
-from edgeport.manifest import ModelFacts
 from edgeport.units import format_bytes
 
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """A fraction of a peak rate: what to expect, and the range seen."""
-
-    low: float
-    expected: float
-    high: float
-
-
-MEASURED = Share(0.7, 0.9, 1.1)
-CPU_DATA_SHEET = Share(0.4, 0.6, 0.8)
-GPU_DATA_SHEET = Share(0.45, 0.75, 1.0)
-CPU_PROMPT = Share(0.1, 0.22, 0.45)
-GPU_PROMPT = Share(0.2, 0.45, 0.9)
-CPU_SECONDS_PER_LAYER = 20e-6
-GPU_SECONDS_PER_LAYER = 100e-6
+KERNEL_SPREAD = Share(0.85, 1.0, 1.15)
+"""What a fit over a few shapes promises for another one."""
 CACHE_SPEEDUP = 4.0
 """How much faster than memory a last-level cache may be read; only widens the upper bound."""
+PROMPT_TOKENS = 512
+HEAD_BITS = 8
+"""Recipes keep the head in INT8: where the matrices have fewer bits, the rate of INT8 kernels holds for it."""
+PUBLISHED_CPU_ENGINE = "llama.cpp"
 
 
 @dataclass(frozen=True, slots=True)
 class SpeedEstimate:
-    """Tokens per second for one sequence. Prefill fields are None when nothing says how fast the device computes."""
+    """Tokens per second, over all sequences of the batch. Prefill fields are None when nothing says how fast the device computes.
+
+    bytes_per_token: read by one decoding step. basis: in a line, what the figures rest on.
+    """
 
     decode_tokens_per_s: float
     decode_low_tokens_per_s: float
@@ -57,69 +73,205 @@ class SpeedEstimate:
     basis: str
 
 
-def bytes_read_per_token(model: ModelFacts, weights_bytes: int, *, depth: int = 0, kv_bits: int = 16) -> int:
-    """Bytes one decoded token reads: all weights, without an embedding table that only gives one row, and the KV cache.
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """The rates to expect and those at the ends of the interval, with where they come from."""
 
-    `depth` is how many tokens are in the cache.
-    """
-    counts = parameter_counts(model)
-    table = 0
-    if not model.tied_embeddings:
-        stored = weights_bytes / max(1, model.parameters)
-        table = round(counts.embedding * stored)
-    cache = kv_cache_bytes(model, depth, bits=kv_bits) if depth else 0
-    return max(1, weights_bytes - table) + cache
+    expected: Rates
+    low: Rates
+    high: Rates
+    source: str
 
 
-def estimate_speed(
-    model: ModelFacts, weights_bytes: int, profile: DeviceProfile, *, depth: int = 0, on_gpu: bool = False
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What is asked: which model, on which device, with which engine."""
+
+    shape: ModelShape
+    bits: float
+    profile: DeviceProfile
+    engine: str
+    on_gpu: bool
+    split: tuple[int, int]
+
+
+def estimate_speed(  # noqa: PLR0913 - a contract with many callers; all but the first five are settings
+    shape: ModelShape,
+    weights_bytes: int,
+    bits: float,
+    profile: DeviceProfile,
+    engine: str,
+    *,
+    depth: int = 0,
+    batch: int = 1,
+    on_gpu: bool = False,
+    kv_bits: int | None = None,
+    prompt_tokens: int = PROMPT_TOKENS,
+    split: tuple[int, int] | None = None,
 ) -> SpeedEstimate:
-    """Predicted speed of one sequence with `depth` tokens in its cache."""
-    if weights_bytes <= 0:
-        raise UsageError(f"cannot estimate the speed of {weights_bytes} bytes of weights")
-    if on_gpu and profile.gpu is None:
-        raise UsageError(f"device '{profile.name}' has no GPU")
-    per_token = bytes_read_per_token(model, weights_bytes, depth=depth)
-    bandwidth, share, source = _bandwidth(profile, on_gpu)
-    fixed_seconds = model.layers * (GPU_SECONDS_PER_LAYER if on_gpu else CPU_SECONDS_PER_LAYER)
+    """Predicted speed with `depth` tokens in the cache of each of `batch` sequences, and of prompts that follow them.
 
-    def decode(fraction: float) -> float:
-        return 1 / (per_token / (bandwidth * fraction) + fixed_seconds)
-
-    high = share.high
-    note = ""
-    if not on_gpu and per_token < (profile.last_level_cache_bytes or 0):
-        high *= CACHE_SPEEDUP
-        note = ", weights fit in the last-level cache so that it may be faster"
-    compute, prompt = _compute(profile, on_gpu)
-    operations = 2 * (model.parameters - parameter_counts(model).embedding)
+    bits: of the decoder's matrices (4, 8, 16; a fraction for mixed schemes). kv_bits: None means the engine's own.
+    split: (tensor parallel, pipeline parallel) GPUs; None means all of the device's, as the engine divides by itself.
+    Raises UsageError for an engine nobody has a model of, no weights, negative settings, and a GPU that is not there.
+    """
+    if min(depth, batch - 1, prompt_tokens - 1) < 0:
+        raise UsageError(
+            f"cannot estimate a batch of {batch} at depth {depth} with prompts of {prompt_tokens} tokens",
+            hint="the batch and the prompt are at least 1, the depth at least 0",
+        )
+    run = _Run(shape, bits, profile, engine, on_gpu, _split(profile, engine, on_gpu, split))
+    weights = stored_weights(shape, weights_bytes, bits)
+    step = decode_work(
+        shape, weights, depth=depth, batch=batch, kv_bits=kv_bits_of(engine) if kv_bits is None else kv_bits
+    )
+    prompt = prompt_work(shape, weights, engine, tokens=prompt_tokens, depth=depth)
+    basis = _basis(run, step)
+    added = _added_seconds(run, batch), _added_seconds(run, prompt.tokens // prompt.chunks)
+    decode = [
+        batch / (decode_seconds(step, rates) + extra)
+        for rates, extra in zip((basis.expected, basis.low, basis.high), added[0], strict=True)
+    ]
+    if basis.low.operations is None:
+        decode[1] /= batch  # at worst the sequences are computed one after the other
     prefill = [
-        None if compute is None else compute * part / operations
-        for part in (prompt.expected, prompt.low, prompt.high)
+        None if seconds is None else prompt.tokens / (seconds + prompt.chunks * extra)
+        for rates, extra in zip((basis.expected, basis.low, basis.high), added[1], strict=True)
+        for seconds in (prefill_seconds(prompt, rates),)
     ]
     return SpeedEstimate(
-        decode(share.expected), decode(share.low), decode(high), prefill[0], prefill[1], prefill[2], per_token,
-        f"{format_bytes(per_token)} per token over {share.expected:.0%} of {source}{note}",
+        decode[0], decode[1], decode[2], prefill[0], prefill[1], prefill[2], step.read_bytes, _text(run, step, basis)
     )  # fmt: skip
 
 
-def _bandwidth(profile: DeviceProfile, on_gpu: bool) -> tuple[int, Share, str]:
-    """(bytes per second, share of it that decoding reaches, what it is)."""
-    if on_gpu and profile.gpu is not None:
-        # With tensor parallelism every GPU reads its part of the weights at the same time.
-        rate = profile.gpu.memory_bandwidth_bytes_per_s * profile.gpu.count
-        low = GPU_DATA_SHEET.low / profile.gpu.count
-        share = Share(low, GPU_DATA_SHEET.expected, GPU_DATA_SHEET.high)
-        return rate, share, f"{rate / 1e9:.0f} GB/s (data sheet, {profile.gpu.count} x {profile.gpu.name})"
+def _basis(run: _Run, step: DecodeWork) -> Basis:
+    kernel = kernel_for(run.profile, run.engine, run.bits, on_gpu=run.on_gpu)
+    if kernel is not None:
+        basis = _measured_kernel(run, kernel)
+    elif run.on_gpu and run.profile.gpu is not None:
+        basis = _gpu_data_sheet(run, run.profile.gpu)
+    else:
+        basis = _processor(run)
+    cache = None if run.on_gpu else run.profile.last_level_cache_bytes
+    if step.layers_bytes + step.head_bytes < (cache or 0):
+        faster = scaled_bandwidth(basis.high, CACHE_SPEEDUP)
+        note = f"{basis.source}; the weights fit in the last-level cache, so that it may be faster"
+        basis = replace(basis, high=faster, source=note)
+    return basis
+
+
+def _measured_kernel(run: _Run, kernel: KernelRates) -> Basis:
+    head = kernel_for(run.profile, run.engine, HEAD_BITS, on_gpu=run.on_gpu) if run.bits < HEAD_BITS else None
+    expected = kernel_rates(kernel, head)
+    source = (
+        f"{kernel.decode_bandwidth_bytes_per_s / 1e9:.1f} GB/s of {kernel.engine}'s INT{kernel.bits} kernels"
+    )
+    if kernel.bits == 16:
+        source = source.replace("INT16", "16-bit")
+    source += f" ({kernel.source or 'measured'})"
+    low, high = (scaled(expected, share) for share in (KERNEL_SPREAD.low, KERNEL_SPREAD.high))
+    if kernel.prefill_ops_per_s is None:
+        expected, low, high = (
+            replace(rates, operations=peak)
+            for rates, peak in zip((expected, low, high), _peak_operations(run), strict=True)
+        )
+    return Basis(expected, low, high, source)
+
+
+def _processor(run: _Run) -> Basis:
+    profile, kind = run.profile, cpu_class(run.profile)
     if profile.sustained_bandwidth_bytes_per_s is not None:
-        rate = profile.sustained_bandwidth_bytes_per_s
-        return rate, MEASURED, f"{rate / 1e9:.1f} GB/s (measured)"
-    rate = profile.memory_bandwidth_bytes_per_s
-    return rate, CPU_DATA_SHEET, f"{rate / 1e9:.1f} GB/s (data sheet)"
+        rate, share, what = profile.sustained_bandwidth_bytes_per_s, MEASURED, "measured"
+    else:
+        rate, share, what = profile.memory_bandwidth_bytes_per_s, kind.decode, f"data sheet, {kind.name}"
+    source = f"{share.expected:.0%} of {rate / 1e9:.1f} GB/s ({what})"
+    if run.engine != PUBLISHED_CPU_ENGINE:
+        share = replace(share, low=share.low * UNPUBLISHED)
+        source += f"; no published runs of {run.engine}, so that it may be slower"
+    return _from_shares(run, rate, share, kind, source)
 
 
-def _compute(profile: DeviceProfile, on_gpu: bool) -> tuple[int | None, Share]:
-    if on_gpu and profile.gpu is not None:
-        rate = profile.gpu.fp16_flops_per_s
-        return (None if rate is None else rate * profile.gpu.count), GPU_PROMPT
-    return profile.int8_ops_per_s, CPU_PROMPT
+def _gpu_data_sheet(run: _Run, gpu: GpuPart) -> Basis:
+    kind = gpu_class(gpu, run.engine)
+    tensor, stages = run.split
+    rate = gpu.memory_bandwidth_bytes_per_s * tensor
+    source = f"{kind.decode.expected:.0%} of {rate / 1e9:.0f} GB/s (data sheet, {gpu.name}, {kind.name})"
+    if tensor * stages > 1:
+        source += f"; {tensor} tensor-parallel x {stages} in a pipeline"
+    share = kind.decode
+    if tensor > 1 and gpu.interconnect_bytes_per_s is None:
+        source += "; nobody says how fast the GPUs are connected, the lower bound is one GPU's"
+        share = replace(share, low=share.low / tensor)
+    return _from_shares(run, rate, share, kind, source)
+
+
+def _from_shares(run: _Run, rate: float, share: Share, kind: SpeedClass, source: str) -> Basis:
+    peaks = _peak_operations(run)
+    if peaks[0] is None:
+        source += "; no arithmetic rate is known, so that neither prompts nor what a batch costs can be told"
+
+    def rates(fraction: float, peak: float | None) -> Rates:
+        bandwidth = rate * fraction
+        return Rates(bandwidth, bandwidth, bandwidth, kind.seconds_per_layer, operations=peak)
+
+    shares = (share.expected, share.low, share.high)
+    expected, low, high = (rates(fraction, peak) for fraction, peak in zip(shares, peaks, strict=True))
+    return Basis(expected, low, high, source)
+
+
+def _peak_operations(run: _Run) -> tuple[float | None, float | None, float | None]:
+    """Expected, lowest and highest arithmetic rate by the data sheet."""
+    gpu = run.profile.gpu
+    if run.on_gpu and gpu is not None:
+        share, peak = gpu_class(gpu, run.engine).prompt, gpu.fp16_flops_per_s
+        peak = None if peak is None else peak * run.split[0]
+    else:
+        share, peak = cpu_class(run.profile).prompt, run.profile.int8_ops_per_s
+    if peak is None:
+        return None, None, None
+    return peak * share.expected, peak * share.low, peak * share.high
+
+
+def _split(
+    profile: DeviceProfile, engine: str, on_gpu: bool, asked: tuple[int, int] | None
+) -> tuple[int, int]:
+    """(tensor parallel, pipeline parallel); vLLM divides matrices, llama.cpp and transformers divide layers."""
+    if not on_gpu:
+        return 1, 1
+    if profile.gpu is None:
+        raise UsageError(f"device '{profile.name}' has no GPU", hint="estimate it for the processor")
+    count = profile.gpu.count
+    tensor, stages = asked or ((count, 1) if engine == "vllm" else (1, count))
+    if min(tensor, stages) < 1 or tensor * stages > count:
+        raise UsageError(
+            f"{tensor} x {stages} GPUs cannot be used, '{profile.name}' has {count}",
+            hint="tensor parallel times pipeline parallel is at most the number of GPUs",
+        )
+    return tensor, stages
+
+
+def _added_seconds(run: _Run, tokens: int) -> tuple[float, float, float]:
+    """What several GPUs tell each other for a step or chunk of `tokens` tokens: expected, at most, at least."""
+    tensor, stages = run.split
+    hops = (stages - 1) * SECONDS_PER_HOP
+    gpu = run.profile.gpu
+    if tensor == 1 or gpu is None:
+        return hops, hops, hops
+    # A ring sends each byte 2 * (n - 1) / n times; vendors count both directions of a link together.
+    message = 2 * run.shape.hidden_size * tokens * 2 * (tensor - 1) / tensor
+    link = gpu.interconnect_bytes_per_s
+    moving = 0.0 if link is None else message / (link / 2)
+    reduces = ALL_REDUCES_PER_LAYER * run.shape.layers
+
+    def seconds(latency: float) -> float:
+        return hops + reduces * (latency + moving)
+
+    latency = ALL_REDUCE_SECONDS
+    return seconds(latency.expected), seconds(latency.low), seconds(latency.high)
+
+
+def _text(run: _Run, step: DecodeWork, basis: Basis) -> str:
+    read = f"{format_bytes(step.read_bytes)} per token"
+    if step.batch > 1:
+        read = f"{format_bytes(step.read_bytes)} per step of {step.batch} sequences"
+    return f"{read} over {basis.source}"

@@ -7,6 +7,7 @@ and token (a multiply and an add), and the products of attention, which grow wit
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from edgeport.devices.memory import ENGINES
@@ -93,6 +94,20 @@ def stored_weights(shape: ModelShape, weights_bytes: int, bits: float) -> Stored
         each * counts.head_bytes,
         each * counts.table_bytes,
     )
+
+
+def nominal_bits(shape: ModelShape, weights_bytes: int) -> int:
+    """Which of 4, 8, 16 and 32 bits per matrix weight, with embedding and head in 8 or more, comes nearest to `weights_bytes`."""
+    counts = _counts(shape)
+    matrices = counts.layers_bytes + counts.expert_bytes
+
+    def total(bits: int) -> float:
+        outside = max(bits, 8)
+        scales = [SCALE_BITS_PER_WEIGHT if each < FLOAT_BITS else 0.0 for each in (bits, outside)]
+        tables = counts.head_bytes + counts.table_bytes
+        return (matrices * (bits + scales[0]) + tables * (outside + scales[1])) / 8
+
+    return min((4, 8, 16, 32), key=lambda bits: abs(math.log(weights_bytes / total(bits))))
 
 
 def decode_work(

@@ -14,7 +14,9 @@ from edgeport.devices.bandwidth import MemoryBandwidth
 from edgeport.devices.memory import engine_for
 from edgeport.devices.probe import host_profile, read_host
 from edgeport.devices.profile import DeviceProfile
+from edgeport.devices.shape import shape_of
 from edgeport.devices.speed import SpeedEstimate, estimate_speed
+from edgeport.devices.work import nominal_bits
 from edgeport.manifest import Manifest, base_format
 from edgeport.runtimes.bench.speed import Rate, Speed
 from edgeport.runtimes.emulate import Emulation
@@ -123,7 +125,12 @@ def _scaled(
 
 def _predict(speed: Speed, manifest: Manifest, profile: DeviceProfile) -> SpeedEstimate:
     size = manifest.container(speed.format).size_bytes
-    return estimate_speed(manifest.model, size, profile, depth=speed.n_depth)
+    shape = shape_of(manifest.model)
+    engine = engine_for(profile, base_format(speed.format))
+    return estimate_speed(
+        shape, size, nominal_bits(shape, size), profile, engine,
+        depth=speed.n_depth, prompt_tokens=max(1, speed.n_prompt),
+    )  # fmt: skip
 
 
 def _rate(
