@@ -10,9 +10,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from edgeport.devices.memory import MemoryEstimate, engine_for, estimate_memory
+from edgeport.devices.memory import MemoryEstimate, Workload, engine_for, estimate_memory
 from edgeport.devices.profile import DeviceProfile
-from edgeport.devices.shape import shape_of
+from edgeport.devices.shape import ModelShape, shape_of
 from edgeport.devices.speed import SpeedEstimate, estimate_speed
 from edgeport.devices.work import nominal_bits
 from edgeport.errors import DoesNotFit, UsageError
@@ -89,13 +89,13 @@ def _fit(
     engine = engine_for(profile, format_name)
     on_gpu = profile.runs_on_gpu(engine)
     available = profile.available_bytes(on_gpu)
-    memory = estimate_memory(model, weights_bytes, engine, context_length)
+    shape = shape_of(model)
+    memory = estimate_memory(shape, weights_bytes, engine, Workload(context_length))
     # The reference reads its float32 copy, every other engine as many bytes as the file has.
     read_bytes = memory.weights_bytes if engine == "reference" else weights_bytes
-    shape = shape_of(model)
     bits = nominal_bits(shape, read_bytes)
     is_enough = memory.required_bytes <= available
-    largest = _largest_context(model, weights_bytes, engine, available)
+    largest = _largest_context(shape, weights_bytes, engine, available)
     return Fit(
         format=format_name,
         engine=engine,
@@ -107,17 +107,19 @@ def _fit(
         largest_context=largest,
         speed=estimate_speed(shape, read_bytes, bits, profile, engine, on_gpu=on_gpu),
         reason=_reason(memory, available),
-        advice=() if is_enough else _advice(model, weights_bytes, memory, available, largest),
+        advice=() if is_enough else _advice(shape, weights_bytes, memory, available, largest),
     )
 
 
-def _largest_context(model: ModelFacts, weights_bytes: int, engine: str, available_bytes: int) -> int:
+def _largest_context(shape: ModelShape, weights_bytes: int, engine: str, available_bytes: int) -> int:
     """The longest context whose estimate stays within the memory (it grows with the context): bisection."""
 
     def holds(context: int) -> bool:
-        return estimate_memory(model, weights_bytes, engine, context).required_bytes <= available_bytes
+        return (
+            estimate_memory(shape, weights_bytes, engine, Workload(context)).required_bytes <= available_bytes
+        )
 
-    low, high = min(SMALLEST_CONTEXT, model.context_length), model.context_length
+    low, high = min(SMALLEST_CONTEXT, shape.context_length), shape.context_length
     if not holds(low):
         return 0
     while low < high:
@@ -139,34 +141,34 @@ def _reason(memory: MemoryEstimate, available_bytes: int) -> str:
 
 
 def _advice(
-    model: ModelFacts, weights_bytes: int, memory: MemoryEstimate, available_bytes: int, largest_context: int
+    shape: ModelShape, weights_bytes: int, memory: MemoryEstimate, available_bytes: int, largest_context: int
 ) -> tuple[str, ...]:
     """Changes that are each enough alone."""
     advice = []
     if largest_context:
         advice.append(f"lower the context to {largest_context} tokens")
-    smaller = _largest_weights(model, weights_bytes, memory, available_bytes)
-    bits = math.floor(80 * smaller / model.parameters) / 10
+    smaller = _largest_weights(shape, weights_bytes, memory, available_bytes)
+    bits = math.floor(80 * smaller / shape.parameters) / 10
     if memory.engine != "reference" and bits >= SMALLEST_BITS:
-        bits_now = 8 * weights_bytes / model.parameters
+        bits_now = 8 * weights_bytes / shape.parameters
         advice.append(f"store the weights in at most {bits:.1f} bits each instead of {bits_now:.1f}")
     if not advice:
         rest = memory.required_bytes - memory.weights_bytes
         share = max(0, available_bytes - rest) / memory.weights_bytes
         if share > 0:
             advice.append(
-                f"take a model of at most {format_count(model.parameters * share)} parameters at the same precision"
+                f"take a model of at most {format_count(shape.parameters * share)} parameters at the same precision"
             )
     return tuple(advice)
 
 
 def _largest_weights(
-    model: ModelFacts, weights_bytes: int, memory: MemoryEstimate, available_bytes: int
+    shape: ModelShape, weights_bytes: int, memory: MemoryEstimate, available_bytes: int
 ) -> int:
     """The most bytes of weights, below `weights_bytes`, that fit with everything else unchanged; 0 when none do."""
     low, high = 0, weights_bytes
     while low < high:
         middle = (low + high + 1) // 2
-        smaller = estimate_memory(model, middle, memory.engine, memory.context_length)
+        smaller = estimate_memory(shape, middle, memory.engine, Workload(memory.context_length))
         low, high = (middle, high) if smaller.required_bytes <= available_bytes else (low, middle - 1)
     return low

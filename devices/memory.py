@@ -12,7 +12,6 @@ onnxruntime: MatMulNBits holds codes with a float32 scale and block sum per bloc
 OpenVINO: a repacked copy of the weights beside the mapped file, whose pages the kernel may drop again; a cache that is
     reallocated while it grows; three copies of a chunk's logits at the peak. Measured within 3 %.
 reference: every weight in float32. Measured within 3 %.
-Grouped-query attention is exact everywhere: the cache has kv_heads, not heads.
 """
 
 from __future__ import annotations
@@ -20,9 +19,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from edgeport.devices.kv_cache import kv_cache_bytes
 from edgeport.devices.profile import ENGINE_FORMATS, DeviceProfile
+from edgeport.devices.shape import ModelShape
+from edgeport.devices.weights import WeightsEstimate
 from edgeport.errors import UsageError
-from edgeport.manifest import ModelFacts
 
 MIB = 2**20
 BYTES_PER_BLOCK = 4
@@ -40,9 +41,7 @@ class EngineMemory:
     overhead_bytes: Python with the engine, without a model; bytes_per_token: the vocabulary inside the engine.
     """
 
-    kv_bits: int
     overhead_bytes: int
-    kv_padding: int = 1
     copies: float = 1.0
     maps_file: bool = False
     chunk_tokens: int = 512
@@ -51,12 +50,12 @@ class EngineMemory:
 
 
 ENGINES: Mapping[str, EngineMemory] = {
-    "llama.cpp": EngineMemory(16, 45 * MIB, kv_padding=256, logits_rows=64, bytes_per_token=200),
-    "onnxruntime": EngineMemory(32, 64 * MIB, chunk_tokens=256, logits_rows=2 * 256),
-    "openvino": EngineMemory(32, 95 * MIB, copies=1.2, maps_file=True, chunk_tokens=256, logits_rows=3 * 256),
-    "vllm": EngineMemory(16, 1024 * MIB, kv_padding=16, logits_rows=1),
-    "transformers": EngineMemory(16, 400 * MIB),
-    "reference": EngineMemory(32, 50 * MIB, chunk_tokens=64, logits_rows=64),
+    "llama.cpp": EngineMemory(45 * MIB, logits_rows=64, bytes_per_token=200),
+    "onnxruntime": EngineMemory(64 * MIB, chunk_tokens=256, logits_rows=2 * 256),
+    "openvino": EngineMemory(95 * MIB, copies=1.2, maps_file=True, chunk_tokens=256, logits_rows=3 * 256),
+    "vllm": EngineMemory(1024 * MIB, logits_rows=1),
+    "transformers": EngineMemory(400 * MIB),
+    "reference": EngineMemory(50 * MIB, chunk_tokens=64, logits_rows=64),
 }
 FALLBACK_ENGINES: Mapping[str, str] = {
     "gguf": "llama.cpp",
@@ -68,11 +67,20 @@ FALLBACK_ENGINES: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Workload:
+    """What is asked of a running model. context_length: tokens of each of `batch` sequences. kv_bits: None for the engine's own."""
+
+    context_length: int
+    batch: int = 1
+    kv_bits: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryEstimate:
     """Bytes one running container takes, by cause.
 
     weights_bytes: the engine's own copy, repacked where it repacks. mapped_bytes: pages of the file that stay mapped
-    beside it and that the kernel may drop.
+    beside it and that the kernel may drop. kv_cache_bytes: recurrent states too.
     """
 
     format: str
@@ -97,75 +105,43 @@ class MemoryEstimate:
         return self.required_bytes + self.mapped_bytes
 
 
-@dataclass(frozen=True, slots=True)
-class ParameterCounts:
-    """Parameters by what decides their storage; `head` is 0 when it is the embedding."""
-
-    linear: int
-    embedding: int
-    head: int
-    other: int
-
-
-def parameter_counts(model: ModelFacts) -> ParameterCounts:
-    """Split the parameters of a decoder with grouped-query attention and a gated feed-forward part."""
-    attention = model.hidden_size * model.head_dim * (2 * model.heads + 2 * model.kv_heads)
-    linear = model.layers * (attention + 3 * model.hidden_size * model.intermediate_size)
-    embedding = model.vocab_size * model.hidden_size
-    head = 0 if model.tied_embeddings else embedding
-    return ParameterCounts(linear, embedding, head, max(0, model.parameters - linear - embedding - head))
-
-
-def predict_weights_bytes(
-    model: ModelFacts, *, linear_bits: float, embedding_bits: float, head_bits: float
-) -> int:
-    """Bytes of the weights in one container; bits include scales (`TensorScheme.bits_per_weight`), the rest is float32."""
-    counts = parameter_counts(model)
-    bits = counts.linear * linear_bits + counts.embedding * embedding_bits + counts.head * head_bits
-    return round(bits / 8) + 4 * counts.other
-
-
-def kv_cache_bytes(model: ModelFacts, context_length: int, *, bits: int = 16, padding: int = 1) -> int:
-    """Keys and values of all layers for `context_length` tokens, rounded up to `padding` cells.
-
-    Eight bits and fewer carry one 16-bit scale per 32 values, as llama.cpp's q8_0 and q4_0 caches do.
-    """
-    cells = -(-context_length // padding) * padding
-    stored_bits = bits + (0.5 if bits <= 8 else 0.0)
-    return round(cells * model.kv_bytes_per_token * stored_bits / 16)
-
-
 def estimate_memory(
-    model: ModelFacts, weights_bytes: int, engine: str, context_length: int
+    shape: ModelShape, weights: WeightsEstimate | int, engine: str, workload: Workload
 ) -> MemoryEstimate:
-    """Memory of one container of `weights_bytes` run by `engine` with a cache for `context_length` tokens."""
+    """Memory of one container run by `engine`. weights: an int is a file's size, taken as of equal bits everywhere.
+
+    Raises UsageError for an unknown engine, cache bits the engine does not have, and sizes that are not positive.
+    """
     if engine not in ENGINES:
         raise UsageError(f"no memory model for engine '{engine}'", hint=f"engines: {', '.join(ENGINES)}")
-    if weights_bytes <= 0 or context_length <= 0:
+    size_bytes = weights if isinstance(weights, int) else weights.size_bytes
+    context_length = workload.context_length
+    if size_bytes <= 0 or context_length <= 0 or workload.batch <= 0:
         raise UsageError(
-            f"cannot estimate {weights_bytes} bytes of weights with a context of {context_length}"
+            f"cannot estimate {size_bytes} bytes of weights with {workload.batch} contexts of {context_length}"
         )
     constants = ENGINES[engine]
-    cache = kv_cache_bytes(model, context_length, bits=constants.kv_bits, padding=constants.kv_padding)
     return MemoryEstimate(
         format=ENGINE_FORMATS[engine],
         engine=engine,
         context_length=context_length,
-        weights_bytes=_resident_weights(model, weights_bytes, engine),
-        kv_cache_bytes=cache,
-        compute_bytes=compute_bytes(
-            model, chunk_tokens=min(constants.chunk_tokens, context_length), logits_rows=constants.logits_rows
+        weights_bytes=_resident_weights(shape, size_bytes, engine),
+        kv_cache_bytes=kv_cache_bytes(
+            shape, engine, context_length, batch=workload.batch, kv_bits=workload.kv_bits
         ),
-        overhead_bytes=constants.overhead_bytes + constants.bytes_per_token * model.vocab_size,
-        mapped_bytes=weights_bytes if constants.maps_file else 0,
-        basis=f"{engine}: {constants.kv_bits}-bit KV cache, prompts in chunks of {constants.chunk_tokens} tokens",
+        compute_bytes=compute_bytes(
+            shape, chunk_tokens=min(constants.chunk_tokens, context_length), logits_rows=constants.logits_rows
+        ),
+        overhead_bytes=constants.overhead_bytes + constants.bytes_per_token * shape.vocab_size,
+        mapped_bytes=size_bytes if constants.maps_file else 0,
+        basis=f"{engine}: prompts in chunks of {constants.chunk_tokens} tokens",
     )
 
 
-def compute_bytes(model: ModelFacts, *, chunk_tokens: int, logits_rows: int) -> int:
+def compute_bytes(shape: ModelShape, *, chunk_tokens: int, logits_rows: int) -> int:
     """Activations in float32: logits and the residual stream at the end, or the widest layer, whichever is more."""
-    end = logits_rows * model.vocab_size + 2 * chunk_tokens * model.hidden_size
-    layer = chunk_tokens * (3 * model.hidden_size + 2 * model.intermediate_size)
+    end = logits_rows * shape.vocab_size + 2 * chunk_tokens * shape.hidden_size
+    layer = chunk_tokens * (3 * shape.hidden_size + 2 * shape.intermediate_size)
     return 4 * max(end, layer)
 
 
@@ -176,14 +152,13 @@ def engine_for(profile: DeviceProfile, format_name: str) -> str:
     return profile.engine_for(format_name) or FALLBACK_ENGINES[format_name]
 
 
-def _resident_weights(model: ModelFacts, weights_bytes: int, engine: str) -> int:
+def _resident_weights(shape: ModelShape, size_bytes: int, engine: str) -> int:
     """The engine's own copy of the weights, in the layout its kernels want."""
     if engine == "reference":
-        return 4 * model.parameters
+        return 4 * shape.parameters
     if engine != "onnxruntime":
-        return round(weights_bytes * ENGINES[engine].copies)
-    if 8 * weights_bytes / model.parameters > FLOAT_BITS:
-        return 4 * model.parameters
-    counts = parameter_counts(model)
-    tied_head = counts.embedding if model.tied_embeddings else 0
-    return weights_bytes + tied_head + BYTES_PER_BLOCK * model.parameters // 32
+        return round(size_bytes * ENGINES[engine].copies)
+    if 8 * size_bytes / shape.parameters > FLOAT_BITS:
+        return 4 * shape.parameters
+    tied_head = shape.parameters_of(["embedding"]) if shape.tied_embeddings else 0
+    return size_bytes + tied_head + BYTES_PER_BLOCK * shape.parameters // 32

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from edgeport.manifest import ModelFacts
+
 Role = Literal[
     "linear", "expert", "router", "embedding", "position", "head", "norm", "bias", "convolution", "other"
 ]
@@ -109,3 +111,49 @@ class ModelShape:
             elif tensor.role != "position":
                 total += tensor.parameters
         return round(total)
+
+
+def shape_of(facts: ModelFacts) -> ModelShape:
+    """The shape a manifest's facts describe: a decoder like llama whose layers are alike, with their number of parameters.
+
+    Of layers that differ, facts tell only the sum: key-value heads and feed-forward width are then spread over them evenly.
+    What is left of the parameters are norms and biases.
+    """
+    hidden, layers = facts.hidden_size, facts.layers
+    cached_heads = facts.kv_bytes_per_token // (4 * facts.head_dim)
+    kv_heads = [cached_heads // layers + (layer < cached_heads % layers) for layer in range(layers)]
+    query = facts.heads * facts.head_dim
+    attention = hidden * (2 * query * layers + 2 * facts.head_dim * sum(kv_heads))
+    table = facts.vocab_size * hidden
+    room = facts.parameters - attention - table * (1 if facts.tied_embeddings else 2)
+    width = min(facts.intermediate_size, max(0, room // (3 * hidden * layers)))
+    tensors = [TensorShape("model.embed_tokens.weight", (facts.vocab_size, hidden), "embedding")]
+    for layer in range(layers):
+        key = kv_heads[layer] * facts.head_dim
+        for name, shape in (
+            ("self_attn.q_proj", (query, hidden)),
+            ("self_attn.k_proj", (key, hidden)),
+            ("self_attn.v_proj", (key, hidden)),
+            ("self_attn.o_proj", (hidden, query)),
+            ("mlp.gate_proj", (width, hidden)),
+            ("mlp.up_proj", (width, hidden)),
+            ("mlp.down_proj", (hidden, width)),
+        ):
+            tensors.append(TensorShape(f"model.layers.{layer}.{name}.weight", shape, "linear", layer))
+    if not facts.tied_embeddings:
+        tensors.append(TensorShape("lm_head.weight", (facts.vocab_size, hidden), "head"))
+    rest = facts.parameters - sum(tensor.parameters for tensor in tensors)
+    tensors.append(TensorShape("norms", (max(0, rest),), "norm"))
+    return ModelShape(
+        name=facts.family,
+        family=facts.family,
+        hidden_size=hidden,
+        intermediate_size=facts.intermediate_size,
+        heads=facts.heads,
+        head_dim=facts.head_dim,
+        vocab_size=facts.vocab_size,
+        context_length=facts.context_length,
+        tied_embeddings=facts.tied_embeddings,
+        tensors=tuple(tensors),
+        caches=tuple(CacheShape(heads, facts.head_dim, facts.head_dim) for heads in kv_heads),
+    )
