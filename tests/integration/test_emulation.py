@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from edgeport.devices.memory import FALLBACK_ENGINES, Workload, estimate_memory
+from edgeport.devices.memory import FALLBACK_ENGINES, estimate_memory
+from edgeport.devices.memory import Workload as MemoryWorkload
 from edgeport.devices.shape import shape_of
 from edgeport.errors import DoesNotFit
 from edgeport.manifest import MANIFEST_NAME, Manifest, read_manifest, to_json
@@ -53,7 +54,9 @@ def twin_artifact(edgeport: Edgeport, tmp_path_factory: pytest.TempPathFactory) 
 def required_bytes(manifest: Manifest, format_name: str, context_length: int) -> int:
     size = manifest.container(format_name).size_bytes
     engine = FALLBACK_ENGINES[format_name]
-    return estimate_memory(shape_of(manifest.model), size, engine, Workload(context_length)).required_bytes
+    return estimate_memory(
+        shape_of(manifest.model), size, engine, MemoryWorkload(context_length)
+    ).required_bytes
 
 
 def generates(artifact: Path, format_name: str, limit_bytes: int, *, context_length: int = CONTEXT) -> bool:
