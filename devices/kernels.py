@@ -21,6 +21,8 @@ LARGEST_RESIDUAL = 0.3
 """A model whose time per token differs more than this from the fit was disturbed, or is of another kind."""
 LARGEST_PROMPT_RESIDUAL = 0.5
 """Matrix products depend on the shape more than reading does."""
+SMALLEST_SHARE = 0.05
+"""Of the time of any model: what costs less was not what was measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ def _fit_decode(kernel: KernelRates, items: Sequence[DecodeObservation]) -> Kern
     rows = [_decode_row(item.work, has_cache) for item in items]
     solution = _solve(rows, [item.seconds for item in items], kernel, "decoding")
     per_byte, per_layer, per_token = solution[:3]
-    if per_byte <= 0:
+    if max(per_byte * row[0] / item.seconds for row, item in zip(rows, items, strict=True)) < SMALLEST_SHARE:
         raise EdgeportError(
             f"{kernel.engine} with {kernel.bits}-bit weights takes no longer for more weights: memory was not what was measured",
             hint="measure larger models, on an otherwise idle machine",
@@ -121,7 +123,7 @@ def _fit_prompts(kernel: KernelRates, items: Sequence[PromptObservation]) -> Ker
         # Chunks overlap reading with arithmetic: never let the fixed part explain all of the time.
         seconds.append(max(item.seconds - fixed, item.seconds / 2))
     per_operation, per_attention = _solve(rows, seconds, kernel, "prompts")
-    if per_operation <= 0:
+    if max(per_operation * row[0] / each for row, each in zip(rows, seconds, strict=True)) < SMALLEST_SHARE:
         raise EdgeportError(
             f"{kernel.engine} with {kernel.bits}-bit weights takes no longer for more arithmetic",
             hint="measure longer prompts, on an otherwise idle machine",
