@@ -106,16 +106,20 @@ def _kernel_table(kernels: Sequence[KernelRates]) -> str:
         [
             rates.engine,
             str(rates.bits),
-            f"{rates.decode_bandwidth_bytes_per_s / 1e9:.4g} GB/s",
+            _show("bytes_per_s", rates.decode_bandwidth_bytes_per_s),
+            _show("bytes_per_s", rates.cache_bandwidth_bytes_per_s),
             f"{rates.seconds_per_layer * 1e6:.3g} us",
             f"{rates.seconds_per_token * 1e6:.3g} us",
-            "-" if rates.prefill_ops_per_s is None else f"{rates.prefill_ops_per_s / 1e12:.3g} TOPS",
+            _show("ops_per_s", rates.prefill_ops_per_s),
+            _show("ops_per_s", rates.attention_ops_per_s),
             rates.source or "-",
         ]
         for rates in kernels
     ]
-    headers = ["measured", "bits", "decode", "per layer", "per token", "prefill", "source"]
-    return format_table(headers, rows, right=(1, 2, 3, 4, 5))
+    headers = [
+        "measured", "bits", "weights", "KV cache", "per layer", "per token", "prefill", "attention", "source",
+    ]  # fmt: skip
+    return format_table(headers, rows, right=(1, 2, 3, 4, 5, 6, 7))
 
 
 def _published_table(published: Sequence[PublishedSpeed]) -> str:

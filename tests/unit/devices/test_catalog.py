@@ -48,6 +48,21 @@ def test_a_user_profile_wins_and_is_listed(user_devices: Path) -> None:
     assert profile_path("mine") == user_devices / "mine.toml"
 
 
+def test_a_user_file_may_hold_every_table(user_devices: Path) -> None:
+    """The same tables as a shipped file, and the same refusals."""
+    user_devices.mkdir()
+    text = (SHIPPED / "jetson-orin-nano-super-8gb.toml").read_text()
+    mine = user_devices / "my-jetson.toml"
+    mine.write_text(text + '\n[[kernels]]\nengine = "llama.cpp"\nbits = 4\ndecode_bandwidth_gb_per_s = 60\n')
+    profile = load_profile("my-jetson")
+    shipped = load_profile("jetson-orin-nano-super-8gb")
+    assert (profile.gpu, profile.published) == (shipped.gpu, shipped.published)
+    assert [rates.decode_bandwidth_bytes_per_s for rates in profile.kernels] == [60_000_000_000]
+    mine.write_text(text.replace("shares_ram", "shared_ram"))
+    with pytest.raises(UsageError, match="unknown key, did you mean 'shares_ram'"):
+        load_profile("my-jetson")
+
+
 def test_the_user_directory_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("EDGEPORT_DEVICES")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from edgeport.cli import devices as command
-from edgeport.devices.catalog import HOST, load_profile, names
+from edgeport.devices.catalog import HOST, load_profile, names, save_profile
+from edgeport.devices.profile import KINDS, KernelRates
 from edgeport.errors import UsageError
 
 
@@ -26,6 +28,68 @@ def test_the_list_names_every_profile_and_tier(capsys: pytest.CaptureFixture[str
     text = capsys.readouterr().out
     for name in (*names(), "workstation", "cluster"):
         assert name in text
+
+
+def test_the_list_is_grouped_by_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    run()
+    lines = capsys.readouterr().out.splitlines()
+    headings = [line for line in lines if line in KINDS]
+    assert headings == list(KINDS)
+    board, phone = lines.index("board"), lines.index("phone")
+    assert any(line.startswith("raspberry-pi-5-8gb ") for line in lines[board:phone])
+    assert any(line.startswith("iphone-15-pro ") and "in RAM" in line for line in lines[phone:])
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--kind", "multi-gpu"), {"multi-gpu", "4x-h100-80gb-sxm", "8x-h100-80gb-sxm"}),
+        (("--tier", "multi-gpu"), {"multi-gpu"}),
+        (("--find", "RASPBERRY 5", "--min-ram", "8GiB"), {"raspberry-pi-5-8gb", "raspberry-pi-5-16gb"}),
+        (("--kind", "board", "--min-ram", "100GB"), {"jetson-agx-thor-128gb"}),
+        (("--find", "radeon"), {"strix-halo-128gb"}),
+    ],
+)
+def test_filters(words: tuple[str, ...], expected: set[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*words, "--json") == 0
+    assert {profile["name"] for profile in json.loads(capsys.readouterr().out)["profiles"]} == expected
+    assert run(*words) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in expected)
+    assert "parameters" not in text, "the tiers belong to the whole list"
+
+
+def test_no_device_passes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--kind", "phone", "--tier", "cluster") == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "none of " in printed.err
+    assert run("--kind", "phone", "--tier", "cluster", "--json") == 1
+    assert json.loads(capsys.readouterr().out)["profiles"] == []
+
+
+def test_one_device_lists_what_was_published(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("raspberry-pi-5-8gb") == 0
+    lines = capsys.readouterr().out.splitlines()
+    (used,) = [line for line in lines if line.split()[:2] == ["qwen2.5-0.5b", "Q8_0"]]
+    assert "19.87" in used
+    assert "no, used to make a figure" in used
+    assert "https://github.com/ggml-org/llama.cpp/issues/26484" in used
+    (test,) = [line for line in lines if line.startswith("llama-3.2-3b ")]
+    assert " 4.61 " in test
+    assert " yes " in test
+    assert not any(line.startswith("published ") and "{" in line for line in lines), "a raw dictionary"
+
+
+def test_one_device_lists_measured_rates(user_devices: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    measured = KernelRates(
+        "openvino", 8, 12_500_000_000, 3e-05, prefill_ops_per_s=10**11, source="measured here"
+    )
+    save_profile(dataclasses.replace(load_profile("edge"), kernels=(measured,)), "mine")
+    assert run("mine") == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("openvino ")]
+    assert line.split()[:11] == ["openvino", "8", "12.5", "GB/s", "-", "30", "us", "0", "us", "0.1", "TOPS"]
+    assert line.endswith("measured here")
 
 
 def test_the_list_as_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,7 +137,15 @@ def test_detect_as_json_is_one_document(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize(
-    "words", [("edge", "--save", "x"), ("detect", "--seconds", "0"), ("detect", "--seconds", "nan")]
+    "words",
+    [
+        ("edge", "--save", "x"),
+        ("detect", "--seconds", "0"),
+        ("detect", "--seconds", "nan"),
+        ("edge", "--kind", "board"),
+        ("detect", "--find", "pi"),
+        ("--min-ram", "much"),
+    ],
 )
 def test_bad_usage(words: tuple[str, ...]) -> None:
     with pytest.raises(UsageError):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import tomllib
 
 import pytest
 
 from edgeport.devices.catalog import HOST, SHIPPED, load_profile, names
+from edgeport.devices.known_models import known_names
 from edgeport.devices.profile import ENGINE_FORMATS, KINDS
 from edgeport.devices.profile_file import dump_profile, parse_profile
 
@@ -133,10 +133,6 @@ def test_speeds_a_bandwidth_was_derived_from_are_marked() -> None:
 
 
 def test_published_models_are_known() -> None:
-    if importlib.util.find_spec("edgeport.devices.known_models") is None:
-        pytest.skip("no configurations of known models are shipped yet")
-    from edgeport.devices.known_models import known_names
-
     named = {speed.model for name in SHIPPED_NAMES for speed in load_profile(name).published}
     assert sorted(named - set(known_names())) == []
 

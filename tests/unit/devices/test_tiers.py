@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from edgeport.devices.catalog import HOST, load_profile, names
 from edgeport.devices.tiers import TIERS, choose_method, tier_for
 
 
@@ -44,3 +45,19 @@ def test_method_and_reason(parameters: float, device_tier: str, method: str) -> 
     assert choice.method == method
     assert device_tier in choice.reason
     assert "16 bits" in choice.reason
+
+
+def test_every_tier_has_shipped_devices() -> None:
+    tiers = {load_profile(name).tier for name in names() if name != HOST}
+    assert tiers == {tier.name for tier in TIERS}
+
+
+@pytest.mark.parametrize(
+    ("device", "tier"),
+    [
+        ("rtx-4070", "edge"), ("rtx-4090", "workstation"), ("a100-40gb-pcie", "server"), ("multi-gpu", "multi-gpu"),
+        ("4x-h100-80gb-sxm", "cluster"),
+    ],
+)  # fmt: skip
+def test_the_hardware_a_tier_names_belongs_to_it(device: str, tier: str) -> None:
+    assert load_profile(device).tier == tier
