@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from edgeport.devices.kv_cache import RULES
 from edgeport.devices.memory import ENGINES
 from edgeport.devices.shape import CacheShape, ModelShape
 from edgeport.errors import UsageError
@@ -149,7 +150,7 @@ def kv_bits_of(engine: str) -> int:
     """Bits of one value in the KV cache our sessions of `engine` allocate. Raises UsageError for an unknown engine."""
     if engine not in ENGINES:
         raise UsageError(f"no model of engine '{engine}'", hint=f"engines: {', '.join(ENGINES)}")
-    return ENGINES[engine].kv_bits
+    return RULES[engine].default_bits
 
 
 def head_parameters(shape: ModelShape) -> int:
