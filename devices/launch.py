@@ -33,7 +33,8 @@ def launch_line(launch: Launch, *, folder: str = "DIR") -> str:
         return _vllm(launch, folder)
     if launch.engine == "llama.cpp" and launch.on_gpu:
         return _llama_server(launch, folder)
-    return f"edgeport run {folder} PROMPT --runtime {ENGINE_FORMATS[launch.engine]}"
+    runtime = ENGINE_FORMATS[launch.engine]
+    return f"edgeport run {folder} PROMPT --runtime {runtime} --context-length {launch.context_length}"
 
 
 def _vllm(launch: Launch, folder: str) -> str:

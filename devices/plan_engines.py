@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from edgeport.devices.kv_cache import kv_bits_of
 from edgeport.devices.profile import DeviceProfile
 from edgeport.devices.shape import ModelShape
 
@@ -13,8 +14,6 @@ OWN_GRAPHS = ("onnxruntime", "openvino", "reference")
 """Engines that run graphs edgeport writes itself; llama.cpp and vLLM bring their own for many families."""
 MISSING: Mapping[str, tuple[str, ...]] = {"llama.cpp": ("opt",)}
 """Families an engine with graphs of its own does not have."""
-KV_CHOICES: Mapping[str, tuple[int, ...]] = {"llama.cpp": (16, 8, 4), "vllm": (16, 8)}
-"""Bits of a KV cache value an engine offers: llama.cpp's f16, q8_0 and q4_0, vLLM's auto and fp8. The others have one."""
 
 
 def why_not(shape: ModelShape, profile: DeviceProfile, format_name: str, kv_bits: int | None) -> str:
@@ -26,10 +25,9 @@ def why_not(shape: ModelShape, profile: DeviceProfile, format_name: str, kv_bits
         return f"edgeport writes no {format_name} graph of family '{shape.family}'; it does of {', '.join(CONVERTED)}"
     if shape.family in MISSING.get(engine, ()):
         return f"{engine} cannot run family '{shape.family}'"
-    choices = KV_CHOICES.get(engine, ())
+    choices = kv_bits_of(engine)
     if kv_bits is not None and kv_bits not in choices:
-        offered = f"offers {', '.join(map(str, choices))}" if choices else "has a cache of one precision"
-        return f"{engine} keeps no KV cache in {kv_bits} bits; it {offered}"
+        return f"{engine} keeps no KV cache in {kv_bits} bits; it does in {', '.join(map(str, choices))}"
     return ""
 
 

@@ -22,6 +22,7 @@ from edgeport.errors import EdgeportError, UsageError
 COMMANDS: dict[str, tuple[str, str]] = {
     "prune": ("edgeport.cli.prune", "cut layers, widths, heads or tokens; a stock model folder comes out"),
     "distill": ("edgeport.cli.distill", "train a pruned or small model to answer as its teacher does"),
+    "plan": ("edgeport.cli.plan", "say what fits which device, how fast, and what would make it fit"),
     "export": ("edgeport.cli.export", "quantize a model once and pack it for every engine"),
     "draft": ("edgeport.cli.draft", "ship a small sibling that drafts for the model"),
     "search": ("edgeport.cli.search", "find how much to prune and how many bits to spend, by measurement"),

@@ -158,4 +158,7 @@ def test_the_launch_line_of_other_engines() -> None:
     line = launch_line(Launch("llama.cpp", 4096, batch=2, kv_bits=8, on_gpu=True, split=found))
     assert "--ctx-size 8192 --parallel 2" in line, "llama-server divides the context among its slots"
     assert "--cache-type-k q8_0 --cache-type-v q8_0" in line and "--tensor-split 4,4" in line
-    assert launch_line(Launch("onnxruntime", 4096)) == "edgeport run DIR PROMPT --runtime onnx"
+    assert (
+        launch_line(Launch("onnxruntime", 4096))
+        == "edgeport run DIR PROMPT --runtime onnx --context-length 4096"
+    )

@@ -1,0 +1,127 @@
+"""One container on one device: memory, context, speed, a verdict, and what would mend it.
+
+Nothing is estimated here: memory comes from `memory`, speed from `speed`, advice from `advice`. This joins them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from edgeport.devices.advice import Advice
+from edgeport.devices.launch import Launch, launch_line
+from edgeport.devices.memory import MemoryEstimate, Workload
+from edgeport.devices.plan_containers import Container
+from edgeport.devices.plan_knobs import advice_texts, advise
+from edgeport.devices.plan_place import Placement, largest_context, place
+from edgeport.devices.profile import DeviceProfile
+from edgeport.devices.shape import ModelShape
+from edgeport.devices.speed import SpeedEstimate, estimate_speed
+from edgeport.devices.split import Split
+from edgeport.units import format_bytes
+
+Verdict = Literal["fits", "fits with changes", "no"]
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRow:
+    """One container on one device. required_bytes and available_bytes are of the fullest GPU, or of RAM where gpus is 0.
+
+    largest_context_length: 0 when not even 256 tokens fit. speed: at an empty cache; speed_at_context: at a full one.
+    advice_text: one line per change that is enough alone, or one line of those needed together.
+    """
+
+    device: str
+    format: str
+    precision: str
+    engine: str
+    gpus: int
+    context_length: int
+    batch: int
+    kv_bits: int | None
+    file_bytes: int
+    memory: MemoryEstimate
+    required_bytes: int
+    available_bytes: int
+    largest_context_length: int
+    speed: SpeedEstimate
+    speed_at_context: SpeedEstimate
+    verdict: Verdict
+    reason: str
+    advice: Advice
+    advice_text: tuple[str, ...]
+    split: Split | None
+    launch: str
+
+    @property
+    def fits(self) -> bool:
+        return self.verdict == "fits"
+
+
+def plan_row(
+    shape: ModelShape, container: Container, engine: str, workload: Workload, profile: DeviceProfile
+) -> PlanRow:
+    """One container in one engine on one device."""
+    found = place(shape, container, engine, workload, profile)
+    advice = advise(shape, container, engine, workload, profile) if not found.fits else Advice()
+    speed, full = speed_of(shape, container, found, profile, workload)
+    verdict: Verdict = "fits" if found.fits else "fits with changes" if advice.helps else "no"
+    launch = Launch(
+        engine, workload.context_length, workload.batch, workload.kv_bits, found.gpus > 0,
+        profile.gpu.usable_share if profile.gpu is not None else 1.0, found.split,
+    )  # fmt: skip
+    return PlanRow(
+        device=profile.name,
+        format=container.format,
+        precision=container.precision,
+        engine=engine,
+        gpus=found.gpus,
+        context_length=workload.context_length,
+        batch=workload.batch,
+        kv_bits=workload.kv_bits,
+        file_bytes=container.file_bytes,
+        memory=found.memory,
+        required_bytes=found.required_bytes,
+        available_bytes=found.available_bytes,
+        largest_context_length=largest_context(shape, container, engine, workload, profile),
+        speed=speed,
+        speed_at_context=full,
+        verdict=verdict,
+        reason=_reason(found),
+        advice=advice,
+        advice_text=tuple(advice_texts(advice, shape)),
+        split=found.split,
+        launch=launch_line(launch),
+    )
+
+
+def speed_of(
+    shape: ModelShape, container: Container, found: Placement, profile: DeviceProfile, workload: Workload
+) -> tuple[SpeedEstimate, SpeedEstimate]:
+    """Speed of the placement at an empty and at a full cache: only the GPUs it takes count."""
+    layout = (
+        (found.split.tensor_parallel, found.split.pipeline_parallel) if found.split is not None else (1, 1)
+    )
+    engine = found.memory.engine
+    # The reference reads its float32 copy, every other engine as many bytes as the file has.
+    read_bytes = found.memory.weights_bytes if engine == "reference" else container.file_bytes
+    empty, full = (
+        estimate_speed(
+            shape, read_bytes, container.bits, profile, engine,
+            depth=depth, batch=workload.batch, on_gpu=found.gpus > 0, kv_bits=workload.kv_bits, split=layout,
+        )
+        for depth in (0, workload.context_length - 1)
+    )  # fmt: skip
+    return empty, full
+
+
+def _reason(found: Placement) -> str:
+    memory = found.memory
+    where = "usable" if not found.gpus else f"usable on {'the GPU' if found.gpus == 1 else 'each GPU'}"
+    shared = f" on the fullest of {found.gpus} GPUs" if found.gpus > 1 else ""
+    return (
+        f"{memory.format} in {memory.engine} needs {format_bytes(found.required_bytes)}{shared} "
+        f"(in all: weights {format_bytes(memory.weights_bytes)}, KV cache {format_bytes(memory.kv_cache_bytes)} for "
+        f"{memory.context_length} tokens, compute {format_bytes(memory.compute_bytes)}, "
+        f"engine {format_bytes(memory.overhead_bytes)}), {format_bytes(found.available_bytes)} are {where}"
+    )

@@ -1,0 +1,215 @@
+"""A plan in words and tables for the terminal; also the cells the page shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from edgeport.table import format_table
+from edgeport.units import format_bytes, format_count
+
+if TYPE_CHECKING:
+    from edgeport.devices.plan import DevicePlan
+    from edgeport.devices.plan_conversion import ConversionPlan
+    from edgeport.devices.plan_known import DeviceSizes
+    from edgeport.devices.plan_model import ModelPlan
+    from edgeport.devices.plan_row import PlanRow
+    from edgeport.devices.plan_split import SplitOption
+    from edgeport.devices.speed import SpeedEstimate
+
+HEADERS = (
+    "device", "format", "precision", "file", "needs", "usable", "max context", "prefill t/s", "decode t/s", "verdict",
+)  # fmt: skip
+RIGHT = range(3, 9)
+UNKNOWN = "?"
+
+
+def plan_text(plan: ModelPlan, rows: Sequence[PlanRow], *, details: bool) -> str:
+    """The table of `rows`; with `details` what was decided for each device and why."""
+    parts = [_model_lines(plan), format_table(HEADERS, [cells(row) for row in rows], right=RIGHT)]
+    without = [device for device in plan.devices if device.best is None]
+    parts += [f"{device.device}: {'; '.join(device.refused.values())}" for device in without]
+    if details:
+        parts += [device_text(device) for device in plan.devices if device.best is not None]
+        parts += [conversion_text(plan.conversion)]
+    else:
+        parts.append(_summary(plan))
+    return "\n\n".join(part for part in parts if part)
+
+
+def cells(row: PlanRow) -> list[str]:
+    """One row of HEADERS."""
+    many = f" x {row.gpus}" if row.gpus > 1 else ""
+    return [
+        row.device,
+        row.format,
+        row.precision,
+        format_bytes(row.file_bytes),
+        format_bytes(row.required_bytes) + many,
+        format_bytes(row.available_bytes) + many,
+        str(row.largest_context_length) if row.largest_context_length else "-",
+        prefill_cell(row.speed),
+        decode_cell(row.speed),
+        row.verdict,
+    ]
+
+
+def decode_cell(speed: SpeedEstimate | None) -> str:
+    if speed is None:
+        return "-"
+    low, high = speed.decode_low_tokens_per_s, speed.decode_high_tokens_per_s
+    return _interval(speed.decode_tokens_per_s, low, high)
+
+
+def prefill_cell(speed: SpeedEstimate | None) -> str:
+    if speed is None:
+        return "-"
+    low, high = speed.prefill_low_tokens_per_s, speed.prefill_high_tokens_per_s
+    if speed.prefill_tokens_per_s is None or low is None or high is None:
+        return UNKNOWN
+    return _interval(speed.prefill_tokens_per_s, low, high)
+
+
+def _interval(expected: float, low: float, high: float) -> str:
+    return f"{_rate(expected)} ({_rate(low)}-{_rate(high)})"
+
+
+def _rate(value: float) -> str:
+    return f"{value:.0f}" if value >= 20 else f"{value:.2g}" if value < 1 else f"{value:.1f}"
+
+
+def _model_lines(plan: ModelPlan) -> str:
+    shape, tier = plan.model, plan.tier
+    active = (
+        f", {format_count(shape.active_parameters)} active for each token" if shape.experts_per_token else ""
+    )
+    lines = [
+        f"{shape.name}: {shape.family}, {format_count(shape.parameters)} parameters{active}, {shape.layers} layers, "
+        f"context up to {shape.context_length} tokens",
+        f"tier {tier.name}: {tier.hardware}, {tier.precision}, {tier.size_ratio} smaller than 16 bits",
+    ]
+    if plan.note:
+        lines.append(f"note: {plan.note}")
+    return "\n".join(lines)
+
+
+def _summary(plan: ModelPlan) -> str:
+    """What the whole list says: the smallest device, and how many."""
+    fitting = [device for device in plan.devices if device.verdict == "fits"]
+    mended = [device for device in plan.devices if device.verdict == "fits with changes"]
+    lines = [f"{len(fitting)} of {len(plan.devices)} devices hold it, {len(mended)} more with changes."]
+    if plan.smallest is not None:
+        row = plan.smallest
+        lines.append(
+            f"The smallest: {row.device}, {row.format} {row.precision}, {format_bytes(row.required_bytes)} of "
+            f"{format_bytes(row.available_bytes)}."
+        )
+    lines.append("`edgeport plan MODEL --device NAME` shows every format of one, with reasons and advice.")
+    return "\n".join(lines)
+
+
+def device_text(device: DevicePlan) -> str:
+    """The method and its reason, the row to take, what would make it fit, GPUs, and the launch line."""
+    row = device.best
+    assert row is not None
+    chosen = "take" if row.fits else "nearest"
+    lines = [
+        f"{device.device} ({device.description})",
+        f"  method:  {device.method.method} ({device.method.reason})",
+        f"  {chosen + ':':<8} {row.format} {row.precision} with {row.engine}: {row.reason}",
+        f"  speed:   {row.speed.basis if row.speed else 'no decoding: the model keeps no cache'}",
+    ]
+    if row.speed_at_context is not None:
+        lines.append(
+            f"  full:    {decode_cell(row.speed_at_context)} tokens/s at {row.context_length} tokens"
+        )
+    lines += [f"  {line}" for line in _advice(device, row)]
+    lines += [f"  {line}" for line in _splits(device.splits)]
+    lines += [f"  note:    {note}" for note in device.notes]
+    if row.fits:
+        lines.append(f"  export:  {device.export_line}")
+        lines.append(f"  launch:  {row.launch}")
+    lines += [f"  without: {name}: {reason}" for name, reason in device.refused.items()]
+    return "\n".join(lines)
+
+
+def _advice(device: DevicePlan, row: PlanRow) -> Iterator[str]:
+    if row.fits:
+        return
+    if row.advice.together:
+        yield f"to fit:  all of: {row.advice_text[0]}"
+    elif row.advice.alone:
+        yield "to fit, each alone is enough:"
+        yield from (f"  - {text}" for text in row.advice_text)
+    else:
+        yield "to fit:  no change of context, cache, batch, bits or feed-forward width is enough"
+        if device.instead:
+            yield f"instead: {device.instead}"
+
+
+def _splits(options: Sequence[SplitOption]) -> Iterator[str]:
+    if not options:
+        return
+    yield "GPUs:    tensor x pipeline, memory on the fullest GPU"
+    for option in options:
+        name = f"{option.tensor_parallel} x {option.pipeline_parallel}"
+        if option.obstacles:
+            yield f"  {name:<6} not possible: {'; '.join(option.obstacles)}"
+        else:
+            verdict = "fits" if option.fits else "does not fit"
+            yield f"  {name:<6} {format_bytes(option.required_bytes)} of {format_bytes(option.available_bytes)}, {verdict}"
+
+
+def conversion_text(conversion: ConversionPlan | None) -> str:
+    """What the export itself takes on the machine where it runs."""
+    if conversion is None:
+        return ""
+    rows = [[stage.stage, format_bytes(stage.bytes), stage.basis] for stage in conversion.stages]
+    table = format_table(["export, stage", "memory", "for"], rows, right=(1,))
+    return (
+        f"{table}\npeak {format_bytes(conversion.peak_bytes)}; disk {format_bytes(conversion.disk_bytes)}: "
+        f"{conversion.disk_basis}\n{conversion.time_note}"
+    )
+
+
+def sizes_text(sizes: DeviceSizes) -> str:
+    """Which sizes fit a device: solved limits first, then known models."""
+    limits = [
+        [
+            limit.format,
+            limit.precision,
+            str(limit.context_length),
+            _limit(limit.parameters, limit.is_top),
+            decode_cell(limit.row.speed) if limit.row is not None else "-",
+        ]
+        for limit in sizes.limits
+    ]
+    known = [
+        [
+            item.model,
+            format_count(item.parameters),
+            item.row.format if item.row else "-",
+            item.row.precision if item.row else "-",
+            str(item.row.largest_context_length) if item.row and item.row.largest_context_length else "-",
+            decode_cell(item.row.speed) if item.row else "-",
+            item.row.verdict if item.row else f"no: {item.reason}",
+        ]
+        for item in sizes.known
+    ]
+    return "\n\n".join(
+        [
+            f"{sizes.device} ({sizes.description}): {sizes.memory}",
+            format_table(["format", "precision", "context", "up to", "decode t/s"], limits, right=(2, 3, 4)),
+            format_table(
+                ["model", "parameters", "format", "precision", "max context", "decode t/s", "verdict"],
+                known,
+                right=(1, 4, 5),
+            ),
+        ]
+    )
+
+
+def _limit(parameters: int, is_top: bool) -> str:
+    if not parameters:
+        return "none"
+    return f"{'over ' if is_top else ''}{format_count(parameters)}"
