@@ -58,8 +58,8 @@ def profile_path(name: str) -> Path | None:
     return _files().get(name)
 
 
-def save_profile(profile: DeviceProfile, name: str, *, comment: str = "", overwrite: bool = False) -> Path:
-    """Write a profile to the user's folder under `name`. Raises UsageError for a bad or taken name."""
+def check_new_name(name: str, *, overwrite: bool = False) -> Path:
+    """The file a profile called `name` would be saved as. Raises UsageError for a bad or taken name."""
     if name in RESERVED or not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
         reserved = " and ".join(RESERVED)
         raise UsageError(
@@ -70,6 +70,12 @@ def save_profile(profile: DeviceProfile, name: str, *, comment: str = "", overwr
         raise UsageError(
             f"{path} exists already", hint="save under another name, or pass --force to replace it"
         )
+    return path
+
+
+def save_profile(profile: DeviceProfile, name: str, *, comment: str = "", overwrite: bool = False) -> Path:
+    """Write a profile to the user's folder under `name`. Raises UsageError for a bad or taken name."""
+    path = check_new_name(name, overwrite=overwrite)
     header = "".join(f"# {line}\n" for line in comment.splitlines())
     temporary = path.with_suffix(".toml.tmp")
     try:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from edgeport.devices.bandwidth import MemoryBandwidth, measure_memory_bandwidth
 from edgeport.devices.cgroup import Limits, read_limits, read_text
+from edgeport.devices.container import container_kind, is_virtual
 from edgeport.devices.cpu import Cpu, affinity, physical_cores, read_cpu
 from edgeport.devices.profile import ARCHITECTURES, FORMATS, DeviceProfile
 from edgeport.errors import EdgeportError
@@ -25,13 +26,18 @@ SERVER_RAM_BYTES = 96 * 2**30
 
 @dataclass(frozen=True, slots=True)
 class HostFacts:
-    """Everything the probe saw; `ram_bytes` and `available_bytes` already respect the control group's limit."""
+    """Everything the probe saw; `ram_bytes` and `available_bytes` already respect the control group's limit.
+
+    container: what kind of container this is, None outside of one. virtual: a hypervisor lends the processor.
+    """
 
     cpu: Cpu
     limits: Limits
     ram_bytes: int
     available_bytes: int
     threads: int
+    container: str | None = None
+    virtual: bool = False
 
 
 def available_threads(root: Path = ROOT) -> int:
@@ -50,7 +56,9 @@ def read_host(root: Path = ROOT) -> HostFacts:
     total, available = _memory(root)
     ram = min(total, limits.memory_bytes or total)
     free = min(available, ram if limits.memory_free_bytes is None else limits.memory_free_bytes)
-    return HostFacts(read_cpu(root), limits, ram, free, available_threads(root))
+    return HostFacts(
+        read_cpu(root), limits, ram, free, available_threads(root), container_kind(root), is_virtual(root)
+    )
 
 
 def probe_host(*, seconds: float = 1.0) -> DeviceProfile:
@@ -69,9 +77,15 @@ def measure_host(facts: HostFacts, *, seconds: float = 1.0) -> MemoryBandwidth:
     )
 
 
-def host_profile(facts: HostFacts, bandwidth: MemoryBandwidth) -> DeviceProfile:
-    """The profile of what was probed and measured. Pure."""
+def host_profile(
+    facts: HostFacts, bandwidth: MemoryBandwidth, *, int8_ops_per_s: int | None = None
+) -> DeviceProfile:
+    """The profile of what was probed and measured. Pure.
+
+    int8_ops_per_s: what a library was seen to reach; the peak by clock and instruction set counts unless that is more.
+    """
     cpu = facts.cpu
+    peak = 0 if cpu.int8_ops_per_s is None else cpu.int8_ops_per_s * facts.threads // cpu.cores
     return DeviceProfile(
         name="host",
         kind=_kind(cpu.architecture, facts.ram_bytes),
@@ -89,7 +103,7 @@ def host_profile(facts: HostFacts, bandwidth: MemoryBandwidth) -> DeviceProfile:
         architecture=cpu.architecture if cpu.architecture in ARCHITECTURES else None,
         isa=cpu.isa,
         last_level_cache_bytes=cpu.last_level_cache_bytes,
-        int8_ops_per_s=cpu.int8_ops_per_s,
+        int8_ops_per_s=max(peak, int8_ops_per_s or 0) or None,
     )
 
 

@@ -7,15 +7,14 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from edgeport.cli.detect_text import add_detect_arguments, detect
 from edgeport.devices.profile import KINDS
 from edgeport.devices.tiers import TIER_NAMES
 from edgeport.errors import UsageError
 from edgeport.manifest import to_json
-from edgeport.table import format_table
-from edgeport.units import format_bytes, parse_bytes
+from edgeport.units import parse_bytes
 
 if TYPE_CHECKING:
-    from edgeport.devices.bandwidth import MemoryBandwidth
     from edgeport.devices.profile import DeviceProfile
 
 DETECT = "detect"
@@ -25,17 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "name", nargs="?", metavar="NAME", help=f"show one device; `{DETECT}` probes this machine"
     )
-    parser.add_argument(
-        "--save", metavar="NAME", help=f"with `{DETECT}`: write a profile that --device NAME uses"
-    )
-    parser.add_argument(
-        "--force", action="store_true", help="with --save: replace a profile of the same name"
-    )
-    parser.add_argument(
-        "--seconds", type=float, default=1.0, help="with `detect`: how long to measure (default 1)"
-    )
-    _add_filters(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
+    _add_filters(parser)
+    add_detect_arguments(parser)
 
 
 def _add_filters(parser: argparse.ArgumentParser) -> None:
@@ -48,14 +39,15 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what was asked for; 0, or 1 when no device passes the filters. A broken profile file and an unknown name raise UsageError."""
-    if arguments.save and arguments.name != DETECT:
-        raise UsageError("--save goes with `edgeport devices detect`")
+    if (arguments.save or arguments.engines) and arguments.name != DETECT:
+        option = "--save" if arguments.save else "--engines"
+        raise UsageError(f"{option} goes with `edgeport devices {DETECT}`")
     if arguments.name is None:
         return _list(arguments)
     if filters := _filters(arguments):
         raise UsageError(f"{', '.join(filters)}: for the list only, not with {arguments.name}")
     if arguments.name == DETECT:
-        print(_detect(arguments))
+        print(detect(arguments))
         return 0
     from edgeport.cli.devices_text import device_text
     from edgeport.devices.catalog import load_profile, profile_path
@@ -106,42 +98,6 @@ def _filters(arguments: argparse.Namespace) -> list[str]:
         "--kind": arguments.kind, "--tier": arguments.tier, "--min-ram": arguments.min_ram, "--find": arguments.find,
     }  # fmt: skip
     return [name for name, value in given.items() if value is not None]
-
-
-def _detect(arguments: argparse.Namespace) -> str:
-    from edgeport.cli.devices_text import field_rows
-    from edgeport.devices.catalog import save_profile
-    from edgeport.devices.probe import host_profile, measure_host, read_host
-
-    if not 0 < arguments.seconds <= 60:
-        raise UsageError(f"--seconds must be between 0 and 60, not {arguments.seconds:g}")
-    facts = read_host()
-    bandwidth = measure_host(facts, seconds=arguments.seconds)
-    profile = host_profile(facts, bandwidth)
-    saved = None
-    if arguments.save:
-        comment = f"Probed by `edgeport devices detect`; bandwidth with {_points(bandwidth)}."
-        saved = save_profile(profile, arguments.save, comment=comment, overwrite=arguments.force)
-    if arguments.json:
-        path = None if saved is None else str(saved)
-        return _json({"profile": profile, "host": facts, "bandwidth": bandwidth, "saved": path})
-    lines = [
-        format_table(["field", "value"], field_rows(to_json(profile))),
-        f"read bandwidth: {_points(bandwidth)} over {format_bytes(bandwidth.buffer_bytes)}",
-    ]
-    quota = facts.limits.cpus
-    if quota is not None:
-        lines.append(f"the control group allows {quota:g} of {facts.cpu.cores} cores")
-    if saved:
-        lines.append(f"saved: {saved}")
-    return "\n\n".join(lines)
-
-
-def _points(bandwidth: MemoryBandwidth) -> str:
-    return ", ".join(
-        f"{point.threads} thread{'s' if point.threads > 1 else ''} {point.read_bytes_per_s / 1e9:.1f} GB/s"
-        for point in bandwidth.points
-    )
 
 
 def _json(value: object) -> str:

@@ -92,7 +92,7 @@ def _this_machine(cores: int, bandwidth_bytes_per_s: float | None) -> DeviceProf
     facts = read_host()
     profile = host_profile(facts, MemoryBandwidth(round(bandwidth_bytes_per_s), cores, (), 0))
     rate = profile.int8_ops_per_s
-    return replace(profile, cores=cores, int8_ops_per_s=rate and round(rate * cores / facts.cpu.cores))
+    return replace(profile, cores=cores, int8_ops_per_s=rate and round(rate * cores / profile.cores))
 
 
 def _scaled(
