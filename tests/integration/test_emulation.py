@@ -70,7 +70,7 @@ def generates(artifact: Path, format_name: str, limit_bytes: int, *, context_len
                 "format_name": format_name,
                 "path": str(artifact / entry.entry_point),
                 "workload": to_json(workload),
-                "threads": 2,
+                "threads": 1,
                 "context_length": context_length,
             },
             timeout_s=1800,
