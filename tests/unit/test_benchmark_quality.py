@@ -162,7 +162,7 @@ def test_page_keeps_the_text_around_the_table(tmp_path: Path) -> None:
         page.read_text() == f"above\n\n{page_table.begin('quality.py')}\n\nnew\n\n{page_table.END}\n\nbelow\n"
     )
     page.write_text("no markers\n")
-    with pytest.raises(ValueError, match="once each"):
+    with pytest.raises(ValueError, match="must hold the line"):
         page_table.insert("new", page, "quality.py")
     assert page.read_text() == "no markers\n"
 
