@@ -15,6 +15,14 @@ from edgeport.devices.catalog import (
     save_profile,
     user_directory,
 )
+from edgeport.devices.profile_file import read_profile
+from edgeport.devices.profile_keys import (
+    CONSTRAINT_KEYS,
+    GPU_KEYS,
+    KERNEL_KEYS,
+    PROFILE_KEYS,
+    PUBLISHED_KEYS,
+)
 from edgeport.errors import UsageError
 
 REQUIRED = {"edge", "raspberry-pi-5-8gb", "laptop", "cpu-server", "workstation-gpu", "multi-gpu", "host"}
@@ -102,3 +110,12 @@ def test_an_unwritable_folder_is_an_error(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("EDGEPORT_DEVICES", str(tmp_path / "file" / "below"))
     with pytest.raises(UsageError, match="cannot write"):
         save_profile(load_profile("edge"), "box")
+
+
+def test_the_documentation_has_every_key_and_an_example_that_reads(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs/add-a-device.md").read_text(encoding="utf-8")
+    example = tmp_path / "my-board.toml"
+    example.write_text(page.partition("```toml\n")[2].partition("```")[0])
+    assert read_profile(example).published
+    keys = (PROFILE_KEYS, GPU_KEYS, CONSTRAINT_KEYS, KERNEL_KEYS, PUBLISHED_KEYS)
+    assert [name for table in keys for name in table if f"`{name}`" not in page] == []
