@@ -138,7 +138,16 @@ class Bench:
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
-    names = ("alpha", "temperature", "learning_rate", "batch_tokens", "seed", "hidden_weight", "text")
+    names = (
+        "alpha",
+        "temperature",
+        "learning_rate",
+        "batch_tokens",
+        "seed",
+        "hidden_weight",
+        "text",
+        "text_tokens",
+    )
     return {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
 
 
@@ -239,6 +248,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=kind)
     parser.add_argument("--batch-tokens", type=int)
     parser.add_argument("--text", nargs="+", help="sources of training text (default: auto python)")
+    parser.add_argument("--text-tokens", type=int, help="at most so many from each source")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "distillation")

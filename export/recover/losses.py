@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edgeport.export.recover.mixed_entropy import mixed_cross_entropy
 from edgeport.export.recover.student import StudentOutput
 
 if TYPE_CHECKING:
@@ -71,6 +72,12 @@ def measure_losses(
     """Positions 0 .. n_ctx - 2 predict the token behind them; the last has no next token and counts for nothing."""
     import torch
 
+    if target is None and not settings.needs_teacher:
+        total, hard, _soft = mixed_cross_entropy(output.logits, None, tokens, settings)
+        return Losses(total, hard, None)
+    plain = settings.alpha > 0 and settings.logit_weight == 0 and settings.hidden_weight == 0
+    if plain and isinstance(target, FullTarget) and target.logits.shape == output.logits.shape:
+        return Losses(*mixed_cross_entropy(output.logits, target.logits, tokens, settings))
     logits = output.logits[:, :-1].float()
     log_probabilities = logits.log_softmax(dim=-1)
     hard = torch.nn.functional.nll_loss(log_probabilities.flatten(0, 1), tokens[:, 1:].flatten())

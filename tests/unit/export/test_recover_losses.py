@@ -15,6 +15,7 @@ from edgeport.export.recover.losses import (
     coarsened,
     layer_pairs,
     measure_losses,
+    soft_divergence,
 )
 from edgeport.export.recover.student import StudentOutput
 from edgeport.export.recover.teacher_cache import coarsen
@@ -163,3 +164,39 @@ def test_layers_are_mapped_evenly_and_the_last_meets_the_last() -> None:
     assert layer_pairs(3, 6) == [(1, 2), (2, 4), (3, 6)]
     assert layer_pairs(5, 6)[-1] == (5, 6)
     assert len({theirs for _, theirs in layer_pairs(5, 6)}) == 5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "settings", [LossSettings(alpha=0.0), LossSettings(alpha=0.4), LossSettings(alpha=1.0, temperature=2.0)]
+)
+def test_the_walk_over_few_rows_gives_what_autograd_gives(
+    logits: Any, settings: LossSettings, dtype: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeport.export.recover.mixed_entropy._PIECE_BYTES", 4 * VOCAB * 4)  # 4 of 6 rows
+    student, teacher, tokens = logits
+    leaf = torch.tensor(student, dtype=dtype, requires_grad=True)
+    wanted = torch.tensor(teacher, dtype=dtype)
+    target = FullTarget(wanted) if settings.needs_teacher else None
+    found = measure_losses(StudentOutput(leaf), target, torch.tensor(tokens), settings)
+    (3 * found.total).backward()
+    plain = leaf.detach().clone().requires_grad_()
+    scaled = plain[:, :-1].double() / settings.temperature
+    soft = soft_divergence(scaled, FullTarget(wanted.double()), settings.temperature)
+    hard = torch.nn.functional.cross_entropy(
+        plain[:, :-1].double().flatten(0, 1), torch.tensor(tokens)[:, 1:].flatten()
+    )
+    total = settings.alpha * settings.temperature**2 * soft + (1 - settings.alpha) * hard
+    (3 * total).backward()
+    assert found.total.item() == pytest.approx(total.item(), rel=1e-5)
+    assert leaf.grad is not None and leaf.grad.dtype == dtype
+    tolerance = 1e-6 if dtype == torch.float32 else 1e-3
+    np.testing.assert_allclose(leaf.grad.float(), plain.grad.float(), atol=tolerance)  # type: ignore[union-attr]
+
+
+def test_measuring_keeps_no_gradient(logits: Any) -> None:
+    student, teacher, tokens = logits
+    with torch.no_grad():
+        found = measured(student, teacher, tokens, LossSettings(alpha=0.5))
+    assert not found.total.requires_grad
+    assert float(found.total) == pytest.approx(0.5 * float(found.soft) + 0.5 * float(found.hard))
