@@ -54,9 +54,8 @@ def twin_artifact(edgeport: Edgeport, tmp_path_factory: pytest.TempPathFactory) 
 def required_bytes(manifest: Manifest, format_name: str, context_length: int) -> int:
     size = manifest.container(format_name).size_bytes
     engine = FALLBACK_ENGINES[format_name]
-    return estimate_memory(
-        shape_of(manifest.model), size, engine, MemoryWorkload(context_length)
-    ).required_bytes
+    workload = MemoryWorkload(context_length)
+    return estimate_memory(shape_of(manifest.model), size, engine, workload).required_bytes
 
 
 def generates(artifact: Path, format_name: str, limit_bytes: int, *, context_length: int = CONTEXT) -> bool:
