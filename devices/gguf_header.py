@@ -104,6 +104,17 @@ class _Cursor:
     def length(self) -> int:
         return int(self.number("<Q"))
 
+    def skip_texts(self, count: int) -> None:
+        """Step over `count` texts; a vocabulary has hundreds of thousands, so this is the one tight loop."""
+        view, position, last = self._view, self.position, self.size - 8
+        read = struct.Struct("<Q").unpack_from
+        for _ in range(count):
+            if position > last:
+                raise self.fail(f"{count} texts are announced, the file ends at {self.size}")
+            position += 8 + read(view, position)[0]
+        self.position = min(position, self.size)
+        self.skip(position - self.position)
+
     def text(self, longest: int) -> str:
         length = self.length()
         if length > longest:
@@ -113,8 +124,7 @@ class _Cursor:
 
 
 def _read(cursor: _Cursor) -> GgufHeader:
-    begin = cursor.skip(len(MAGIC))
-    if cursor._view[begin : begin + len(MAGIC)] != MAGIC:
+    if cursor.size < len(MAGIC) or cursor.number("<4s") != MAGIC:
         raise cursor.fail("it does not begin with GGUF")
     version = cursor.number("<I")
     if version not in VERSIONS:
@@ -151,16 +161,15 @@ def _value(cursor: _Cursor, kind: int) -> Any:
         raise cursor.fail(f"an array of type {element} at {cursor.position}; arrays of arrays are not read")
     if count > (cursor.size - cursor.position) // 8:
         raise cursor.fail(f"an array of {count} texts at {cursor.position}, the file ends at {cursor.size}")
-    for _ in range(count):
-        cursor.skip(cursor.length())
+    cursor.skip_texts(count)
     return ArrayLength(count)
 
 
 def _numbers(cursor: _Cursor, code: str, count: int) -> tuple[Any, ...] | ArrayLength:
-    begin = cursor.skip(count * struct.calcsize(code))
     if count > KEPT_ELEMENTS:
+        cursor.skip(count * struct.calcsize(code))
         return ArrayLength(count)
-    return struct.unpack_from(f"<{count}{code[1]}", cursor._view, begin)
+    return tuple(cursor.number(code) for _ in range(count))
 
 
 def _tensor(cursor: _Cursor) -> GgufTensor:

@@ -31,8 +31,14 @@ STORED = "stored"
 """The precision of a file that is there already: each tensor as its header says."""
 SHAPE_RECORD_BYTES = 16
 """compressed-tensors keeps the two sizes of a packed matrix beside it."""
-GGUF_BYTES_PER_TOKEN = 36
-"""Token, type and merge in a GGUF's metadata, with their lengths: 33 to 38 for byte-level BPE of 4k to 152k tokens."""
+GGUF_BYTES_PER_TOKEN = 32
+"""Token, type and merge in a GGUF's metadata, with their lengths: 23 to 61 seen, the latter in Llama 3 with its many merges."""
+GRAPH_BYTES: Mapping[str, tuple[int, int, int]] = {
+    "onnx": (2_000, 5_650, 4_100),
+    "openvino": (33_000, 83_200, 60_000),
+}
+"""Of the graph beside the weights: once, per layer with quantized weights, per layer with floats (our files of 2 to 24 layers)."""
+SAFETENSORS_BYTES_PER_TENSOR = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +46,7 @@ class WeightsEstimate:
     """Bytes by what decides how an engine holds them.
 
     linear_bytes: matrices of the layers, experts and convolutions. head_bytes: 0 where the head is the embedding.
-    metadata_bytes: the vocabulary inside a GGUF.
+    metadata_bytes: what the model's files hold beside the weights: vocabulary, graph or header, about.
     """
 
     format: str
@@ -95,7 +101,7 @@ def weights_bytes(shape: ModelShape, precision: str, format_name: str) -> Weight
         embedding_bytes=parts["embedding"],
         head_bytes=parts["head"],
         other_bytes=parts["other"],
-        metadata_bytes=GGUF_BYTES_PER_TOKEN * shape.vocab_size if format_name == "gguf" else 0,
+        metadata_bytes=_metadata_bytes(shape, precision, format_name),
         parameters=shape.parameters,
     )
 
@@ -125,6 +131,15 @@ def _scheme(tensor: TensorShape, shape: ModelShape, precision: str, format_name:
         return F16
     # Neither transformers nor vLLM loads a packed embedding.
     return F16 if format_name == "safetensors" and tensor.role == "embedding" else wanted
+
+
+def _metadata_bytes(shape: ModelShape, precision: str, format_name: str) -> int:
+    if format_name == "gguf":
+        return GGUF_BYTES_PER_TOKEN * shape.vocab_size
+    if format_name == "safetensors":
+        return SAFETENSORS_BYTES_PER_TENSOR * sum(tensor.count for tensor in shape.tensors)
+    once, quantized, floats = GRAPH_BYTES[format_name]
+    return once + shape.layers * (quantized if precision in ("int2", "int4", "int8") else floats)
 
 
 def _part(tensor: TensorShape) -> str:
