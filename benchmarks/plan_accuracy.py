@@ -49,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parse(arguments)
     try:
         profile = load_profile(given.device)
-        setting = Setting(given.work, thread_count(given.threads), given.repetitions, given.tiny)
+        work = given.work / "tiny" if given.tiny else given.work
+        setting = Setting(work, thread_count(given.threads), given.repetitions, given.tiny)
         rows = collect(given, profile, setting)
     except EdgeportError as error:
         print(f"plan_accuracy: {error.message}", file=sys.stderr)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from edgeport.devices.catalog import load_profile
 from edgeport.devices.memory import FALLBACK_ENGINES, estimate_memory
 from edgeport.devices.memory import Workload as MemoryWorkload
 from edgeport.devices.shape import shape_of
@@ -99,7 +100,7 @@ def test_bench_under_a_device_says_what_is_real_and_leaves_the_manifest_alone(
     assert done.returncode == 0, done.stderr
     emulation = json.loads(done.stdout)["emulation"]
     assert emulation["emulation"]["device"] == PI
-    assert emulation["emulation"]["memory_bytes"] == 7 * 2**30
+    assert emulation["emulation"]["memory_bytes"] == load_profile(PI).usable_ram_bytes
     origins = {item["figure"]: item["origin"] for item in emulation["figures"]}
     assert (origins["memory"], origins["decode"]) == ("real", "scaled")
     (scaled,) = emulation["containers"]

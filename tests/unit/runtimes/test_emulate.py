@@ -16,7 +16,7 @@ import pytest
 from edgeport.devices.catalog import load_profile
 from edgeport.devices.cpu import affinity
 from edgeport.errors import DoesNotFit, RuntimeFailure, UsageError
-from edgeport.runtimes.confinement import Confinement, choose_enforcement
+from edgeport.runtimes.confinement import ConfinedChild, Confinement, choose_enforcement
 from edgeport.runtimes.emulate import emulate
 from edgeport.runtimes.isolation import run_isolated
 from edgeport.runtimes.memory_group import PREFIX, group_parent, make_group, remove_group
@@ -138,6 +138,26 @@ def test_a_group_goes_where_the_memory_controller_is_handed_down(
         (folder / "cgroup.procs").write_text("")
     (scope.parent / "cgroup.procs").chmod(0o644 if writable else 0o444)
     assert group_parent(tmp_path) == (scope.parent if found else None)
+
+
+def test_the_group_gets_the_limit_and_the_child_joins_it(tmp_path: Path) -> None:
+    """In a folder of plain files, so that what is written where can be read; the kernel's part is the test above."""
+    group = make_group(tmp_path, 64 * MIB)
+    assert (group.folder / "memory.max").read_text() == str(64 * MIB)
+    limits = Confinement((), 64 * MIB, "cgroup")
+    child = ConfinedChild(limits, group)
+    process = subprocess.Popen(child.command([sys.executable, "-c", "pass"]))
+    with child.watching(process):
+        assert process.wait() == 0
+    assert (group.folder / "cgroup.procs").read_text() == str(process.pid)
+    child.check()
+    (group.folder / "memory.events").write_text("max 3\noom 1\noom_kill 1\n")
+    (group.folder / "memory.peak").write_text(str(63 * MIB))
+    with child.watching(process):
+        pass
+    assert child.peak_bytes == 63 * MIB
+    with pytest.raises(DoesNotFit, match="does not fit 64 MiB"):
+        child.check()
 
 
 def test_a_device_lends_its_cores_and_usable_memory() -> None:
