@@ -28,10 +28,10 @@ class Launch:
 
 
 def launch_line(launch: Launch, *, folder: str = "DIR") -> str:
-    """The command line for the engine; engines that only run inside a program get `edgeport run`."""
+    """The command line: a server for GPUs, batches and small caches, `edgeport run` for the rest."""
     if launch.engine == "vllm":
         return _vllm(launch, folder)
-    if launch.engine == "llama.cpp" and launch.on_gpu:
+    if launch.engine == "llama.cpp" and (launch.on_gpu or launch.batch > 1 or launch.kv_bits is not None):
         return _llama_server(launch, folder)
     runtime = ENGINE_FORMATS[launch.engine]
     return f"edgeport run {folder} PROMPT --runtime {runtime} --context-length {launch.context_length}"
@@ -61,7 +61,9 @@ def _partition(split: Split | None) -> str:
 
 
 def _llama_server(launch: Launch, folder: str) -> str:
-    words = [f"llama-server --model {folder}/gguf/NAME.gguf --n-gpu-layers 999"]
+    words = [f"llama-server --model {folder}/gguf/NAME.gguf"]
+    if launch.on_gpu:
+        words.append("--n-gpu-layers 999")
     words.append(f"--ctx-size {launch.context_length * launch.batch}")  # of all slots together
     if launch.batch > 1:
         words.append(f"--parallel {launch.batch}")

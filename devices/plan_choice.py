@@ -90,7 +90,8 @@ def make_wish(
 
 
 def _memory(profile: DeviceProfile) -> int:
-    return max(profile.usable_ram_bytes, profile.available_bytes(True))
+    """Where the device's first engine puts a model."""
+    return profile.available_bytes(profile.runs_on_gpu(profile.engines[0]))
 
 
 def _require(name: str | None, allowed: Sequence[str], what: str) -> None:

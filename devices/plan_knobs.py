@@ -8,11 +8,14 @@ from edgeport.devices.advice import Advice, Change, Knob, Value, solve
 from edgeport.devices.kv_cache import RULES, kv_bits_of
 from edgeport.devices.memory import Workload
 from edgeport.devices.plan_containers import Container, container_of, smaller_precisions
-from edgeport.devices.plan_place import SMALLEST_CONTEXT, place
+from edgeport.devices.plan_place import place
 from edgeport.devices.plan_prune import snap_for, widths, with_ffn_width
 from edgeport.devices.profile import DeviceProfile
 from edgeport.devices.shape import ModelShape
 from edgeport.units import format_count
+
+SHORTEST_ADVISED = 1024
+"""Tokens. A shorter context leaves no room for a prompt and an answer; what fits at all is in the plan's own column."""
 
 
 def advise(
@@ -60,7 +63,7 @@ def describe(change: Change, shape: ModelShape) -> str:
 def _knobs(shape: ModelShape, container: Container, engine: str, workload: Workload) -> tuple[Knob, ...]:
     kv_bits = _kv_bits(engine, workload)
     lower = [bits for bits in kv_bits_of(engine) if bits < kv_bits]
-    lowest = min(SMALLEST_CONTEXT, workload.context_length)
+    lowest = min(SHORTEST_ADVISED, workload.context_length)
     snap = snap_for(container.format, container.precision)
     return (
         Knob("batch", range(workload.batch, 0, -1)),

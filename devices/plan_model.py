@@ -54,14 +54,16 @@ def plan_model(
 ) -> ModelPlan:
     """Plan every device. export_threads: of the machine that would convert the model."""
     devices = tuple(plan_device(shape, profile, wish) for profile in profiles)
-    best = [device.best for device in devices if device.best is not None and device.best.fits]
+    chosen = [device.best for device in devices if device.best is not None]
+    best = [row for row in chosen if row.fits]
     note = export_note(shape)
+    is_exported = bool(chosen) and not note and not wish.containers
     return ModelPlan(
         model=summary(shape),
         tier=tier_for(shape.parameters),
         devices=devices,
         smallest=min(best, key=lambda row: row.available_bytes * max(1, row.gpus), default=None),
-        conversion=None if note or wish.containers else plan_conversion(shape, best, export_threads),
+        conversion=plan_conversion(shape, best, export_threads) if is_exported else None,
         note="" if wish.containers else note,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -57,7 +58,8 @@ def place(
         candidates.append(Placement(memory, found.gpus, found.largest_bytes, available, found))
         if candidates[-1].fits:
             return candidates[-1]
-    return min(candidates, key=lambda item: item.required_bytes)
+    # Layouts within a percent of each other are told by their order: fewest GPUs, most tensor parallelism.
+    return min(candidates, key=lambda item: math.ceil(100 * item.required_bytes / available))
 
 
 def largest_context(

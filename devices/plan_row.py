@@ -27,7 +27,8 @@ Verdict = Literal["fits", "fits with changes", "no"]
 class PlanRow:
     """One container on one device. required_bytes and available_bytes are of the fullest GPU, or of RAM where gpus is 0.
 
-    largest_context_length: 0 when not even 256 tokens fit. speed: at an empty cache; speed_at_context: at a full one.
+    largest_context_length: 0 when not even 256 tokens fit. speed: at an empty cache, were the memory there; speed_at_context:
+    at a full one; None for encoders.
     advice_text: one line per change that is enough alone, or one line of those needed together.
     """
 
@@ -44,8 +45,8 @@ class PlanRow:
     required_bytes: int
     available_bytes: int
     largest_context_length: int
-    speed: SpeedEstimate
-    speed_at_context: SpeedEstimate
+    speed: SpeedEstimate | None
+    speed_at_context: SpeedEstimate | None
     verdict: Verdict
     reason: str
     advice: Advice
@@ -97,14 +98,16 @@ def plan_row(
 
 def speed_of(
     shape: ModelShape, container: Container, found: Placement, profile: DeviceProfile, workload: Workload
-) -> tuple[SpeedEstimate, SpeedEstimate]:
-    """Speed of the placement at an empty and at a full cache: only the GPUs it takes count."""
+) -> tuple[SpeedEstimate | None, SpeedEstimate | None]:
+    """Speed of the placement at an empty and at a full cache: only the GPUs it takes count. None for what decodes nothing."""
+    if not decodes(shape):
+        return None, None
     layout = (
         (found.split.tensor_parallel, found.split.pipeline_parallel) if found.split is not None else (1, 1)
     )
     engine = found.memory.engine
-    # The reference reads its float32 copy, every other engine as many bytes as the file has.
-    read_bytes = found.memory.weights_bytes if engine == "reference" else container.file_bytes
+    # The reference reads its float32 copy, every other engine as many bytes as the tensors have.
+    read_bytes = found.memory.weights_bytes if engine == "reference" else container.weights.size_bytes
     empty, full = (
         estimate_speed(
             shape, read_bytes, container.bits, profile, engine,
@@ -113,6 +116,11 @@ def speed_of(
         for depth in (0, workload.context_length - 1)
     )  # fmt: skip
     return empty, full
+
+
+def decodes(shape: ModelShape) -> bool:
+    """Whether the model generates text: an encoder keeps nothing of a sequence."""
+    return any(cache.values_per_token or cache.state_bytes for cache in shape.caches)
 
 
 def _reason(found: Placement) -> str:

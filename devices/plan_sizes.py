@@ -8,8 +8,8 @@ build differ: fewer key/value heads or a larger vocabulary move the limit by a f
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from edgeport.devices.config_shape import shape_from_config
 from edgeport.devices.memory import Workload
@@ -21,12 +21,14 @@ from edgeport.devices.shape import ModelShape
 from edgeport.units import format_count
 
 CONTEXTS = (2048, 8192, 32768)
-WIDTHS = (512, 1024, 1536, 2048, 3072, 4096, 5120, 6144, 8192, 12288, 16384)
-FEWEST_LAYERS, MOST_LAYERS = 1 / 160, 1 / 96
-"""Layers per unit of hidden width; the Llama 3 family has 1/130 (405B) to 1/102 (70B)."""
+WIDTHS = (
+    512, 640, 768, 1024, 1280, 1536, 1792, 2048, 2560, 3072, 3584, 4096, 5120, 6144, 7168, 8192, 10240, 12288, 14336, 16384,
+)  # fmt: skip
+FEWEST_LAYERS, MOST_LAYERS = 1 / 160, 1 / 60
+"""Layers per unit of hidden width; the Llama 3 family has 1/130 (405B) to 1/102 (70B), the rest joins one width to the next."""
 TRAINED_CONTEXT = 131_072
 KV_HEADS = 8
-WIDEST_TIED, WIDEST_SMALL_VOCABULARY, WIDEST_NARROW_HEAD = 3072, 1024, 2048
+WIDEST_TIED, WIDEST_SMALL_VOCABULARY, WIDEST_NARROW_HEAD = 3072, 1536, 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,8 @@ def size_limit(
     rungs = ladder()
 
     def holds(index: int) -> bool:
-        container = container_of(rungs[index], format_name, precision)
-        return place(rungs[index], container, engine, workload, profile).fits
+        shape = llama_like(*rungs[index])
+        return place(shape, container_of(shape, format_name, precision), engine, workload, profile).fits
 
     if not holds(0):
         return SizeLimit(profile.name, format_name, precision, workload.context_length, 0, None)
@@ -61,7 +63,7 @@ def size_limit(
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if holds(middle) else (low, middle - 1)
-    shape = rungs[low]
+    shape = llama_like(*rungs[low])
     row = plan_row(shape, container_of(shape, format_name, precision), engine, workload, profile)
     return SizeLimit(
         profile.name,
@@ -75,41 +77,44 @@ def size_limit(
 
 
 @functools.cache
-def ladder() -> tuple[ModelShape, ...]:
-    """Llama-like shapes by rising parameter count, each a few percent above the one before."""
-    rungs: list[ModelShape] = []
-    for hidden, layers in _rungs():
-        shape = llama_like(hidden, layers)
-        if not rungs or shape.parameters > rungs[-1].parameters:
-            rungs.append(shape)
+def ladder() -> tuple[tuple[int, int], ...]:
+    """(hidden width, layers) by rising parameter count, each a few percent above the one before."""
+    rungs: list[tuple[int, int]] = []
+    largest = 0
+    for hidden in WIDTHS:
+        outside = llama_like(hidden, 2).parameters - 2 * _layer_parameters(hidden)
+        fewest, most = round(hidden * FEWEST_LAYERS), round(hidden * MOST_LAYERS)
+        for layers in range(fewest, most + 1):
+            parameters = outside + layers * _layer_parameters(hidden)
+            if parameters > largest:
+                rungs.append((hidden, layers))
+                largest = parameters
     return tuple(rungs)
 
 
-def _rungs() -> Iterator[tuple[int, int]]:
-    for hidden in WIDTHS:
-        fewest, most = round(hidden * FEWEST_LAYERS), round(hidden * MOST_LAYERS)
-        for layers in range(max(2, fewest), most + 1):
-            yield hidden, layers
+def _layer_parameters(hidden: int) -> int:
+    return llama_like(hidden, 3).parameters - llama_like(hidden, 2).parameters
 
 
 @functools.cache
 def llama_like(hidden: int, layers: int) -> ModelShape:
     """A llama of this width and depth."""
     head_dim = 64 if hidden <= WIDEST_NARROW_HEAD else 128
+    heads = -(-hidden // (head_dim * KV_HEADS)) * KV_HEADS
     document = {
         "model_type": "llama",
         "hidden_size": hidden,
         "intermediate_size": hidden * 7 // 2,
         "num_hidden_layers": layers,
-        "num_attention_heads": hidden // head_dim,
-        "num_key_value_heads": min(KV_HEADS, hidden // head_dim),
+        "num_attention_heads": heads,
+        "num_key_value_heads": KV_HEADS,
         "head_dim": head_dim,
         "vocab_size": 49_152 if hidden <= WIDEST_SMALL_VOCABULARY else 128_256,
         "max_position_embeddings": TRAINED_CONTEXT,
         "tie_word_embeddings": hidden <= WIDEST_TIED,
     }
     shape = shape_from_config(document, name="llama-like")
-    return shape_from_config(document, name=f"llama-like {format_count(shape.parameters)}")
+    return replace(shape, name=f"llama-like {format_count(shape.parameters)}")
 
 
 def contexts_for(profile: DeviceProfile, asked: int | None) -> Sequence[int]:

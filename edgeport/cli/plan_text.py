@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from edgeport.devices.plan_known import DeviceSizes
     from edgeport.devices.plan_model import ModelPlan
     from edgeport.devices.plan_row import PlanRow
+    from edgeport.devices.plan_sizes import SizeLimit
     from edgeport.devices.plan_split import SplitOption
     from edgeport.devices.speed import SpeedEstimate
 
@@ -26,7 +27,11 @@ UNKNOWN = "?"
 
 def plan_text(plan: ModelPlan, rows: Sequence[PlanRow], *, details: bool) -> str:
     """The table of `rows`; with `details` what was decided for each device and why."""
-    parts = [_model_lines(plan), format_table(HEADERS, [cells(row) for row in rows], right=RIGHT)]
+    parts = [_model_lines(plan)]
+    if rows:
+        parts.append(format_table(HEADERS, [cells(row) for row in rows], right=RIGHT))
+        if rows[0].batch > 1:
+            parts.append(f"Memory and decoding speed are of {rows[0].batch} sequences together.")
     without = [device for device in plan.devices if device.best is None]
     parts += [f"{device.device}: {'; '.join(device.refused.values())}" for device in without]
     if details:
@@ -38,7 +43,7 @@ def plan_text(plan: ModelPlan, rows: Sequence[PlanRow], *, details: bool) -> str
 
 
 def cells(row: PlanRow) -> list[str]:
-    """One row of HEADERS."""
+    """One row of HEADERS; no speed where it does not fit: that of the changed model differs."""
     many = f" x {row.gpus}" if row.gpus > 1 else ""
     return [
         row.device,
@@ -48,8 +53,8 @@ def cells(row: PlanRow) -> list[str]:
         format_bytes(row.required_bytes) + many,
         format_bytes(row.available_bytes) + many,
         str(row.largest_context_length) if row.largest_context_length else "-",
-        prefill_cell(row.speed),
-        decode_cell(row.speed),
+        prefill_cell(row.speed) if row.fits else "-",
+        decode_cell(row.speed) if row.fits else "-",
         row.verdict,
     ]
 
@@ -117,17 +122,21 @@ def device_text(device: DevicePlan) -> str:
         f"{device.device} ({device.description})",
         f"  method:  {device.method.method} ({device.method.reason})",
         f"  {chosen + ':':<8} {row.format} {row.precision} with {row.engine}: {row.reason}",
-        f"  speed:   {row.speed.basis if row.speed else 'no decoding: the model keeps no cache'}",
     ]
-    if row.speed_at_context is not None:
+    if row.speed is None:
+        lines.append("  speed:   no decoding: the model keeps nothing of a sequence")
+    elif row.fits:
+        lines.append(f"  speed:   {row.speed.basis}")
+    if row.speed_at_context is not None and row.fits:
         lines.append(
             f"  full:    {decode_cell(row.speed_at_context)} tokens/s at {row.context_length} tokens"
         )
     lines += [f"  {line}" for line in _advice(device, row)]
     lines += [f"  {line}" for line in _splits(device.splits)]
     lines += [f"  note:    {note}" for note in device.notes]
-    if row.fits:
+    if row.fits and device.export_line:
         lines.append(f"  export:  {device.export_line}")
+    if row.fits:
         lines.append(f"  launch:  {row.launch}")
     lines += [f"  without: {name}: {reason}" for name, reason in device.refused.items()]
     return "\n".join(lines)
@@ -174,16 +183,6 @@ def conversion_text(conversion: ConversionPlan | None) -> str:
 
 def sizes_text(sizes: DeviceSizes) -> str:
     """Which sizes fit a device: solved limits first, then known models."""
-    limits = [
-        [
-            limit.format,
-            limit.precision,
-            str(limit.context_length),
-            _limit(limit.parameters, limit.is_top),
-            decode_cell(limit.row.speed) if limit.row is not None else "-",
-        ]
-        for limit in sizes.limits
-    ]
     known = [
         [
             item.model,
@@ -191,7 +190,7 @@ def sizes_text(sizes: DeviceSizes) -> str:
             item.row.format if item.row else "-",
             item.row.precision if item.row else "-",
             str(item.row.largest_context_length) if item.row and item.row.largest_context_length else "-",
-            decode_cell(item.row.speed) if item.row else "-",
+            decode_cell(item.row.speed) if item.row and item.row.fits else "-",
             item.row.verdict if item.row else f"no: {item.reason}",
         ]
         for item in sizes.known
@@ -199,7 +198,7 @@ def sizes_text(sizes: DeviceSizes) -> str:
     return "\n\n".join(
         [
             f"{sizes.device} ({sizes.description}): {sizes.memory}",
-            format_table(["format", "precision", "context", "up to", "decode t/s"], limits, right=(2, 3, 4)),
+            _limits(sizes.limits),
             format_table(
                 ["model", "parameters", "format", "precision", "max context", "decode t/s", "verdict"],
                 known,
@@ -209,7 +208,19 @@ def sizes_text(sizes: DeviceSizes) -> str:
     )
 
 
-def _limit(parameters: int, is_top: bool) -> str:
-    if not parameters:
+def _limits(limits: Sequence[SizeLimit]) -> str:
+    """One row per container, one column per context: the largest model and how fast it would decode."""
+    contexts = sorted({limit.context_length for limit in limits})
+    table: dict[tuple[str, str], dict[int, str]] = {}
+    for limit in limits:
+        table.setdefault((limit.format, limit.precision), {})[limit.context_length] = _limit(limit)
+    rows = [[*name, *(cells.get(context, "-") for context in contexts)] for name, cells in table.items()]
+    headers = ["up to", "", *(f"{context} tokens" for context in contexts)]
+    return format_table(headers, rows, right=range(2, len(headers)))
+
+
+def _limit(limit: SizeLimit) -> str:
+    if limit.row is None or limit.row.speed is None:
         return "none"
-    return f"{'over ' if is_top else ''}{format_count(parameters)}"
+    over = "over " if limit.is_top else ""
+    return f"{over}{format_count(limit.parameters)}, {_rate(limit.row.speed.decode_tokens_per_s)} t/s"
