@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from edgeport.runtimes.bench.markup import Markup, element
 from edgeport.runtimes.bench.plots import (
-    CHARACTER,
     WIDTH,
     draw_labels,
     draw_line,
@@ -18,6 +17,7 @@ from edgeport.runtimes.bench.plots import (
 from edgeport.units import format_bytes
 
 LEFT, RIGHT, TOP, BOTTOM, HEIGHT = 50, 14, 26, 42, 300
+MOST_NAMED_LINES = 6
 OPACITIES = (1.0, 0.65, 0.4, 0.2)
 
 
@@ -82,6 +82,9 @@ def roofline_plot(points: Sequence[Prediction], lines: Sequence[DeviceLine]) -> 
             (x1, y1), (x2, y2) = ends
             drawn = draw_line(x_axis.at(x1), y_axis.at(y1), x_axis.at(x2), y_axis.at(y2), "lead")
             parts.append(element("g", element("title", line.label), drawn))
+            if len(lines) <= MOST_NAMED_LINES:
+                name = f"{line.bandwidth_bytes_per_s / 1e9:.4g} GB/s"
+                parts.append(draw_text(x_axis.at(x1) + 4, y_axis.at(y1) + 14, name))
     places = [(x_axis.at(point.bytes_per_token), y_axis.at(point.tokens_per_s)) for point in points]
     for point, (x, y) in zip(points, places, strict=True):
         parts.append(
@@ -131,29 +134,25 @@ def _decimal_bytes(value: float) -> str:
 
 def memory_plot(bars: Sequence[MemoryBar]) -> Markup:
     """Stacked bars, every one against its own limit: full width is the larger of what is needed and what is usable."""
-    row, top = 34, 8
-    height = top + row * len(bars)
-    left = 14 + CHARACTER * max(len(bar.label) for bar in bars)
-    right = 14 + CHARACTER * max(len(_share(bar)) for bar in bars)
-    end = WIDTH - right
+    row, left, end = 42, 4, WIDTH - 4
     parts: list[Markup] = []
     for index, bar in enumerate(bars):
-        y = top + index * row
+        y = index * row
         scale = (end - left) / max(sum(bar.parts), bar.available_bytes)
-        parts.append(draw_text(left - 8, y + 16, bar.label, anchor="end", style="ink"))
-        x = left
+        parts.append(draw_text(left, y + 14, bar.label, style="ink"))
+        parts.append(draw_text(end, y + 14, _share(bar), anchor="end"))
+        x = float(left)
         for size, opacity in zip(bar.parts, OPACITIES, strict=True):
             width = size * scale
             box = {
-                "x": f"{x:.1f}", "y": y + 4, "width": f"{width:.1f}", "height": row - 16, "class": "mark",
+                "x": f"{x:.1f}", "y": y + 20, "width": f"{width:.1f}", "height": 14, "class": "mark",
                 "fill-opacity": opacity,
             }  # fmt: skip
             parts.append(element("rect", attributes=box))
             x += width
         limit = left + bar.available_bytes * scale
-        parts.append(draw_line(limit, y, limit, y + row - 8, "whisker"))
-        parts.append(draw_text(end + 6, y + 16, _share(bar), style="ink"))
-    return figure(parts, height, "Memory needed and usable")
+        parts.append(draw_line(limit, y + 17, limit, y + 37, "whisker"))
+    return figure(parts, row * len(bars), "Memory needed and usable")
 
 
 def _share(bar: MemoryBar) -> str:
