@@ -89,7 +89,7 @@ def _add_loss(parser: argparse.ArgumentParser) -> None:
         "--alpha",
         type=float,
         metavar="SHARE",
-        help="weight of the teacher's distribution; the rest is the text's own next tokens (default: 1)",
+        help="weight of the teacher's distribution; the rest is the text's own next tokens (default: 0.7)",
     )
     group.add_argument("--temperature", type=float, metavar="T", help="of both distributions (default: 1)")
     group.add_argument("--logit-weight", type=float, metavar="W", help="squared error of logits (default: 0)")
@@ -120,7 +120,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="setting of that kind, as in a recipe: --option rank=16; repeat for several",
     )
-    group.add_argument("--learning-rate", type=float, metavar="RATE", help="peak of AdamW (default: 0.0003)")
+    group.add_argument("--learning-rate", type=float, metavar="RATE", help="peak of AdamW (default: 0.0001)")
     group.add_argument("--weight-decay", type=float, metavar="RATE", help="of matrices (default: 0.01)")
     group.add_argument("--batch-tokens", type=int, metavar="N", help="tokens per step (default: 4096)")
     group.add_argument(

@@ -42,7 +42,7 @@ _RANGES: Mapping[str, tuple[type, float, float]] = {
 
 @dataclass(frozen=True, slots=True)
 class DistillSettings:
-    """Defaults are what did best in short runs on the pruned reference model (docs/distillation.md).
+    """Defaults are what did best on the pruned reference model (docs/distillation.md).
 
     steps or minutes: the length of the run; with neither DEFAULT_MINUTES. kind, options: which Student, and what it alone
     knows. batch_tokens: per step, in pieces of micro_tokens. cache_teacher: 0, or how many of the teacher's likeliest tokens are
@@ -53,13 +53,13 @@ class DistillSettings:
 
     kind: str = "full"
     options: Mapping[str, Any] = field(default_factory=dict)
-    alpha: float = 1.0
+    alpha: float = 0.7
     temperature: float = 1.0
     logit_weight: float = 0.0
     hidden_weight: float = 0.0
     steps: int | None = None
     minutes: float | None = None
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-4
     final_learning_rate_share: float = 0.05
     warmup_share: float = 0.05
     weight_decay: float = 0.01
