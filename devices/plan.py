@@ -35,7 +35,7 @@ class Wish:
     """What is asked of every device. context_length None: the device's own, at most the model's.
 
     formats, precisions: empty for all the device has engines for. containers: files that exist already, instead of precisions.
-    every_row: False for the best container of each device alone.
+    every_row: False for the best container of each device alone. advised: False where nobody will read the advice.
     """
 
     context_length: int | None = None
@@ -45,6 +45,7 @@ class Wish:
     precisions: tuple[str, ...] = ()
     containers: tuple[Container, ...] = ()
     every_row: bool = True
+    advised: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,9 @@ def plan_device(shape: ModelShape, profile: DeviceProfile, wish: Wish) -> Device
     method = choose_method(shape.parameters, profile.tier)
     best = _best(found, METHOD_PRECISION[method.method], profile)
     told = found if wish.every_row else [best] if best is not None else []
-    rows = [plan_row(shape, item.container, item.engine, workload, profile) for item in told]
+    rows = [
+        plan_row(shape, item.container, item.engine, workload, profile, advised=wish.advised) for item in told
+    ]
     plan = DevicePlan(
         device=profile.name,
         kind=profile.kind,
@@ -111,7 +114,9 @@ def plan_device(shape: ModelShape, profile: DeviceProfile, wish: Wish) -> Device
         rows=tuple(rows),
         refused=refused,
     )
-    return plan if best is None else _with_details(plan, best.container, shape, profile, workload)
+    if best is None or not wish.advised:
+        return plan
+    return _with_details(plan, best.container, shape, profile, workload)
 
 
 def _context(shape: ModelShape, profile: DeviceProfile, wish: Wish) -> int:

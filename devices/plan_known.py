@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgeport.devices.known_models import known_names, load_known
 from edgeport.devices.memory import Workload
@@ -19,7 +19,7 @@ from edgeport.units import format_bytes
 
 @dataclass(frozen=True, slots=True)
 class KnownModel:
-    """A known model's best row on the device; row None and the reason where no engine runs it."""
+    """A known model's best row on the device, without advice; row None and the reason where no engine runs it."""
 
     model: str
     parameters: int
@@ -82,12 +82,20 @@ def _precisions(format_name: str, wish: Wish) -> Sequence[str]:
 
 
 def _known(name: str, profile: DeviceProfile, wish: Wish) -> KnownModel:
+    """By the first engine that holds it; by the device's preferred one where none does."""
     shape = load_known(name)
     if wish.context_length is not None and wish.context_length > shape.context_length:
         return KnownModel(name, shape.parameters, None, f"was trained for {shape.context_length} tokens")
-    plan = plan_device(shape, profile, wish)
-    reason = "" if plan.best is not None else "; ".join(plan.refused.values())
-    return KnownModel(name, shape.parameters, plan.best, reason)
+    nearest: PlanRow | None = None
+    reasons: list[str] = []
+    for format_name in wish.formats or dict.fromkeys(ENGINE_FORMATS[engine] for engine in profile.engines):
+        alone = replace(wish, formats=(format_name,), every_row=False, advised=False)
+        plan = plan_device(shape, profile, alone)
+        reasons += plan.refused.values()
+        if plan.best is not None and plan.best.fits:
+            return KnownModel(name, shape.parameters, plan.best)
+        nearest = nearest or plan.best
+    return KnownModel(name, shape.parameters, nearest, "" if nearest is not None else "; ".join(reasons))
 
 
 def _memory(profile: DeviceProfile) -> str:

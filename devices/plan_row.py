@@ -60,11 +60,19 @@ class PlanRow:
 
 
 def plan_row(
-    shape: ModelShape, container: Container, engine: str, workload: Workload, profile: DeviceProfile
+    shape: ModelShape,
+    container: Container,
+    engine: str,
+    workload: Workload,
+    profile: DeviceProfile,
+    *,
+    advised: bool = True,
 ) -> PlanRow:
-    """One container in one engine on one device."""
+    """One container in one engine on one device. advised: False leaves the advice out, and a verdict is then yes or no."""
     found = place(shape, container, engine, workload, profile)
-    advice = advise(shape, container, engine, workload, profile) if not found.fits else Advice()
+    advice = Advice()
+    if advised and not found.fits:
+        advice = advise(shape, container, engine, workload, profile)
     speed, full = speed_of(shape, container, found, profile, workload)
     verdict: Verdict = "fits" if found.fits else "fits with changes" if advice.helps else "no"
     launch = Launch(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from edgeport.devices.config_shape import shape_from_config
 from edgeport.devices.memory import Workload
-from edgeport.devices.plan_containers import container_of
+from edgeport.devices.plan_containers import Container, container_of
 from edgeport.devices.plan_place import place
 from edgeport.devices.plan_row import PlanRow, plan_row
 from edgeport.devices.profile import DeviceProfile
@@ -54,8 +54,8 @@ def size_limit(
     rungs = ladder()
 
     def holds(index: int) -> bool:
-        shape = llama_like(*rungs[index])
-        return place(shape, container_of(shape, format_name, precision), engine, workload, profile).fits
+        shape, container = _stored(*rungs[index], format_name, precision)
+        return place(shape, container, engine, workload, profile).fits
 
     if not holds(0):
         return SizeLimit(profile.name, format_name, precision, workload.context_length, 0, None)
@@ -63,8 +63,8 @@ def size_limit(
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if holds(middle) else (low, middle - 1)
-    shape = llama_like(*rungs[low])
-    row = plan_row(shape, container_of(shape, format_name, precision), engine, workload, profile)
+    shape, container = _stored(*rungs[low], format_name, precision)
+    row = plan_row(shape, container, engine, workload, profile)
     return SizeLimit(
         profile.name,
         format_name,
@@ -74,6 +74,13 @@ def size_limit(
         row,
         is_top=low == len(rungs) - 1,
     )
+
+
+@functools.cache
+def _stored(hidden: int, layers: int, format_name: str, precision: str) -> tuple[ModelShape, Container]:
+    """A rung with its container: the same ones are asked for every context and device."""
+    shape = llama_like(hidden, layers)
+    return shape, container_of(shape, format_name, precision)
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from edgeport.units import format_bytes, format_count
 if TYPE_CHECKING:
     from edgeport.devices.plan import DevicePlan
     from edgeport.devices.plan_conversion import ConversionPlan
-    from edgeport.devices.plan_known import DeviceSizes
+    from edgeport.devices.plan_known import DeviceSizes, KnownModel
     from edgeport.devices.plan_model import ModelPlan
     from edgeport.devices.plan_row import PlanRow
     from edgeport.devices.plan_sizes import SizeLimit
@@ -183,18 +183,7 @@ def conversion_text(conversion: ConversionPlan | None) -> str:
 
 def sizes_text(sizes: DeviceSizes) -> str:
     """Which sizes fit a device: solved limits first, then known models."""
-    known = [
-        [
-            item.model,
-            format_count(item.parameters),
-            item.row.format if item.row else "-",
-            item.row.precision if item.row else "-",
-            str(item.row.largest_context_length) if item.row and item.row.largest_context_length else "-",
-            decode_cell(item.row.speed) if item.row and item.row.fits else "-",
-            item.row.verdict if item.row else f"no: {item.reason}",
-        ]
-        for item in sizes.known
-    ]
+    known = [_known_cells(item) for item in sizes.known]
     return "\n\n".join(
         [
             f"{sizes.device} ({sizes.description}): {sizes.memory}",
@@ -206,6 +195,21 @@ def sizes_text(sizes: DeviceSizes) -> str:
             ),
         ]
     )
+
+
+def _known_cells(item: KnownModel) -> list[str]:
+    row = item.row
+    if row is None:
+        return [item.model, format_count(item.parameters), *["-"] * 4, f"no: {item.reason}"]
+    return [
+        item.model,
+        format_count(item.parameters),
+        row.format,
+        row.precision,
+        str(row.largest_context_length) if row.fits else "-",
+        decode_cell(row.speed) if row.fits else "-",
+        row.verdict if row.fits else f"no: needs {format_bytes(row.required_bytes)}",
+    ]
 
 
 def _limits(limits: Sequence[SizeLimit]) -> str:
