@@ -60,23 +60,32 @@ class GgufFormat:
     def write(self, checkpoint: Checkpoint, directory: Path, options: WriteOptions) -> Path:
         """Raises UnsupportedModel for a tokenizer llama.cpp cannot reproduce, GateFailure when it differs after all."""
         require_engine()
-        kind, label = file_type(checkpoint.spec, checkpoint.records)
+        label = file_type(checkpoint.spec, checkpoint.records)[1]
         path = directory / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', options.name)}-{label}.gguf"
         temporary = path.with_name(path.name + ".part")
-        tokenizer = read_tokenizer(checkpoint.source_directory, checkpoint.spec.vocab_size)
-        writer = GGUFWriter(temporary, architecture(checkpoint.spec))
-        add_model(writer, checkpoint.spec, options.name)
-        add_provenance(writer, kind, checkpoint.weights_id, checkpoint.records)
-        add_tokenizer(writer, tokenizer)
         try:
-            _write_tensors(writer, checkpoint, options)
+            write_file(checkpoint, temporary, options)
             check_token_parity(temporary, checkpoint.source_directory)
         except BaseException:
-            writer.close()
             temporary.unlink(missing_ok=True)
             raise
         temporary.replace(path)
         return path
+
+
+def write_file(checkpoint: Checkpoint, path: Path, options: WriteOptions) -> None:
+    """Write `path`, which nobody has checked. Raises UnsupportedModel for a tokenizer that cannot be described."""
+    tokenizer = read_tokenizer(checkpoint.source_directory, checkpoint.spec.vocab_size)
+    writer = GGUFWriter(path, architecture(checkpoint.spec))
+    add_model(writer, checkpoint.spec, options.name)
+    kind = file_type(checkpoint.spec, checkpoint.records)[0]
+    add_provenance(writer, kind, checkpoint.weights_id, checkpoint.records)
+    add_tokenizer(writer, tokenizer)
+    try:
+        _write_tensors(writer, checkpoint, options)
+    except BaseException:
+        writer.close()
+        raise
 
 
 def _write_tensors(writer: GGUFWriter, checkpoint: Checkpoint, options: WriteOptions) -> None:
