@@ -38,6 +38,7 @@ from edgeport.devices.shares import (
 )
 from edgeport.devices.work import (
     DecodeWork,
+    as_cached,
     decode_work,
     kv_bits_of,
     prompt_work,
@@ -120,6 +121,7 @@ def estimate_speed(  # noqa: PLR0913 - a contract with many callers; all but the
             f"cannot estimate a batch of {batch} at depth {depth} with prompts of {prompt_tokens} tokens",
             hint="the batch and the prompt are at least 1, the depth at least 0",
         )
+    shape = as_cached(shape, engine)
     run = _Run(shape, bits, profile, engine, on_gpu, _split(profile, engine, on_gpu, split))
     weights = stored_weights(shape, weights_bytes, bits)
     step = decode_work(

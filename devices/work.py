@@ -8,9 +8,9 @@ and token (a multiply and an add), and the products of attention, which grow wit
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from edgeport.devices.kv_cache import RULES
+from edgeport.devices.kv_cache import LLAMA_CPP_WINDOWS, RULES
 from edgeport.devices.memory import ENGINES
 from edgeport.devices.shape import CacheShape, ModelShape
 from edgeport.errors import UsageError
@@ -144,6 +144,14 @@ def prompt_work(
         layers=shape.layers,
         chunks=-(-tokens // chunk),
     )
+
+
+def as_cached(shape: ModelShape, engine: str) -> ModelShape:
+    """The shape with the caches `engine` keeps and reads: without windows where it does not apply them."""
+    slides = engine in RULES and RULES[engine].windows
+    if slides and (engine != "llama.cpp" or shape.family in LLAMA_CPP_WINDOWS):
+        return shape
+    return replace(shape, caches=tuple(replace(cache, window=None) for cache in shape.caches))
 
 
 def kv_bits_of(engine: str) -> int:

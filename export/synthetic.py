@@ -107,25 +107,27 @@ def write_synthetic(shape: SyntheticShape, bits: int, directory: Path, *, seed: 
 def pack_synthetic(checkpoint: Checkpoint, format_name: str, directory: Path) -> Path:
     """Write one container by the project's own writer; the file its engine opens. Raises MissingExtra without the package.
 
-    OpenVINO's tokenizer models are left out: converting them takes longer than everything else, and no session reads them.
+    Tokenizers are neither converted for OpenVINO nor compared with llama.cpp's: that takes longer than everything else, and random
+    tokens are fed.
     """
+    options = WriteOptions("synthetic", CONTEXT_LENGTH, NO_PROGRESS)
     if format_name == "openvino":
         from edgeport.export.formats.openvino import write_model
 
         path = directory / "openvino_model.xml"
-        write_model(checkpoint, path, "synthetic")
+        write_model(checkpoint, path, options.name)
         config = (checkpoint.source_directory / "config.json").read_bytes()
         (directory / "config.json").write_bytes(config)
         return path
+    if format_name == "gguf":
+        from edgeport.export.formats.gguf import write_file
+
+        path = directory / "model.gguf"
+        write_file(checkpoint, path, options)
+        return path
     from edgeport.export.formats.table import get_format
 
-    options = WriteOptions("synthetic", CONTEXT_LENGTH, NO_PROGRESS)
     return get_format(format_name).write(checkpoint, directory, options)
-
-
-def weights_size_bytes(checkpoint: Checkpoint) -> int:
-    """Codes and scales of the container, whatever its format adds around them."""
-    return checkpoint.size_bytes()
 
 
 def _fitting(sizes: tuple[int, ...], weights_bytes: int, bits: int, *, layers: int) -> int:

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeport.cli.emulation import add_emulation_arguments, emulation_of, emulation_text
+from edgeport.cli.refine import refinable, refine_saved, refined_lines
+from edgeport.errors import UsageError
 from edgeport.table import format_table
 from edgeport.units import format_bytes
 
 if TYPE_CHECKING:
+    from edgeport.devices.profile import DeviceProfile
     from edgeport.manifest import DraftEntry
     from edgeport.runtimes.bench.run import BenchReport
     from edgeport.runtimes.bench.speed import Rate, Speed
@@ -42,6 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads", type=int, metavar="N", help="default: the physical cores within the quota"
     )
     add_emulation_arguments(parser)
+    parser.add_argument(
+        "--refine",
+        metavar="NAME",
+        help="correct the kernel rates of this saved device profile by what was measured",
+    )
     parser.add_argument("--no-memory", action="store_true", help="leave the memory run out")
     parser.add_argument(
         "--json", action="store_true", help="print one JSON document; `results` is llama-bench's"
@@ -56,6 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     from edgeport.runtimes.bench.run import BenchOptions, benchmark, record
 
     emulation, device = emulation_of(arguments)
+    saved = _saved_profile(arguments, emulated=emulation is not None)
     named = [name for item in arguments.format or () for name in item.split(",") if name]
     options = BenchOptions(
         workload=Workload(
@@ -80,7 +89,19 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{item.format} {item.reason}", file=sys.stderr)
     if report.containers and report.emulation is None:  # figures of this machine are what the manifest holds
         record(arguments.directory, report)
+    if saved is not None:
+        for line in refined_lines(refine_saved(saved, arguments.directory, report)):
+            print(line, file=sys.stderr)
     return 1 if report.failed or report.does_not_fit else 0
+
+
+def _saved_profile(arguments: argparse.Namespace, *, emulated: bool) -> DeviceProfile | None:
+    """The profile to refine, looked up before anything is measured."""
+    if arguments.refine is None:
+        return None
+    if emulated:
+        raise UsageError("--refine goes without --as and --memory: rates are those of the whole machine")
+    return refinable(arguments.refine)
 
 
 def report_text(report: BenchReport) -> str:

@@ -6,7 +6,7 @@ import shutil
 import statistics
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -140,7 +140,7 @@ def _one_model(
     for name in formats:
         try:
             with progress.stage(f"{FORMATS[name]}: {label}"):
-                times = _times(checkpoint, name, place / name, probe)
+                times = _times(checkpoint, name, place / name, (probe.threads, _steps(probe, shape)))
         except EdgeportError as error:
             failed[name, bits] = error.message
             continue
@@ -150,19 +150,20 @@ def _one_model(
         items += _observations(checkpoint, name, bits, times)
 
 
-def _times(checkpoint: Checkpoint, name: str, folder: Path, probe: EngineProbe) -> KernelTimes:
+def _steps(probe: EngineProbe, shape: SyntheticShape) -> ProbeSteps:
+    """The large model is there for its bytes: one prompt is enough of its arithmetic."""
+    return replace(probe.steps, prompts=1) if shape.name == "large" else probe.steps
+
+
+def _times(checkpoint: Checkpoint, name: str, folder: Path, how: tuple[int, ProbeSteps]) -> KernelTimes:
     from edgeport.export.synthetic import pack_synthetic
     from edgeport.manifest import from_json, to_json
     from edgeport.runtimes.isolation import run_isolated
 
     folder.mkdir()
     path = pack_synthetic(checkpoint, name, folder)
-    arguments = {
-        "format_name": name,
-        "path": str(path),
-        "steps": to_json(probe.steps),
-        "threads": probe.threads,
-    }
+    threads, steps = how
+    arguments = {"format_name": name, "path": str(path), "steps": to_json(steps), "threads": threads}
     reply = run_isolated(
         "edgeport.runtimes.bench.kernel_probe:measure_kernels", arguments, timeout_s=TIMEOUT_S
     )

@@ -1,14 +1,14 @@
 """Time one container for a fit of kernel rates: decoding and prompts, shallow and deep, in one pass over one sequence.
 
 A pass is: decode some tokens, read a prompt, read another behind it, decode again. Nothing is rewound but to the beginning,
-so that no engine copies its cache between the clocks. The first pass is a warm-up. Runs in a process of its own.
+so that no engine copies its cache between the clocks. Before it comes a short one as a warm-up. Runs in a process of its own.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,11 @@ SEED = 20260101
 
 @dataclass(frozen=True, slots=True)
 class ProbeSteps:
-    """decode_tokens: decoded before the prompts and again after them. repetitions: passes after the warm-up."""
+    """prompts: of `prompt_tokens` each, one behind the other. decode_tokens: before them and again after them."""
 
     decode_tokens: int = 16
-    prompt_tokens: int = 256
-    prompts: int = 2
+    prompt_tokens: int = 128
+    prompts: int = 3
     repetitions: int = 3
 
     def __post_init__(self) -> None:
@@ -76,7 +76,8 @@ def measure_kernels(format_name: str, path: str, steps: Mapping[str, Any], *, th
 
 
 def time_session(session: Session, steps: ProbeSteps, *, clock: Clock = time.perf_counter_ns) -> KernelTimes:
-    passes = [_one_pass(session, steps, clock) for _ in range(steps.repetitions + 1)][1:]
+    _one_pass(session, replace(steps, decode_tokens=1, prompts=1), clock)
+    passes = [_one_pass(session, steps, clock) for _ in range(steps.repetitions)]
     after = steps.decode_tokens + steps.prompts * steps.prompt_tokens
     return KernelTimes(
         decode=(

@@ -85,10 +85,14 @@ def test_the_cache_is_read_as_deep_as_it_is(board: DeviceProfile) -> None:
 
 
 def test_a_window_bounds_the_cache(board: DeviceProfile) -> None:
-    windowed = toy(caches=(CacheShape(8, 64, 64, window=100), CacheShape(8, 64, 64)))
+    caches = (CacheShape(8, 64, 64, window=100), CacheShape(8, 64, 64))
+    windowed = toy(caches=caches, family="gemma2")
     assert on(board, windowed, depth=100).bytes_per_token == on(board, toy(), depth=100).bytes_per_token
     grown = on(board, windowed, depth=1000).bytes_per_token - on(board, toy()).bytes_per_token
     assert grown == (100 + 1000) * 8 * 128 * 2
+    # llama.cpp keeps the whole context of a family whose windows it does not know.
+    unknown = on(board, toy(caches=caches), depth=1000).bytes_per_token
+    assert unknown == on(board, toy(), depth=1000).bytes_per_token
 
 
 def mixture() -> ModelShape:
