@@ -60,7 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(terminal(rows, found))
     if given.page is not None:
         environment = capture()
-        machine = f"{environment.cpu_model}, {setting.threads} threads, {setting.repetitions} repetitions"
+        machine = (
+            f"{environment.cpu_model}, {setting.threads} threads, {setting.repetitions} repetitions; "
+            f"rates from: {profile.kernels[0].source}"
+        )
         insert(page(rows, found, machine), given.page, Path(__file__).name)
     return 1 if given.require and missed(found) else 0
 

@@ -6,22 +6,21 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edgeport.devices.catalog import load_profile
-from edgeport.devices.memory import FALLBACK_ENGINES, estimate_memory
-from edgeport.devices.memory import Workload as MemoryWorkload
-from edgeport.devices.shape import shape_of
+from edgeport.devices.catalog import load_profile, save_profile
 from edgeport.errors import DoesNotFit
-from edgeport.manifest import MANIFEST_NAME, Manifest, read_manifest, to_json
+from edgeport.manifest import MANIFEST_NAME, read_manifest, to_json
 from edgeport.runtimes.bench.measure import Workload
 from edgeport.runtimes.emulate import emulate
 from edgeport.runtimes.isolation import run_isolated
 
 Edgeport = Callable[..., subprocess.CompletedProcess[str]]
+Plan = Callable[[Path, str, int], dict[str, Any]]
 ROOT = Path(__file__).resolve().parents[2]
 FORMATS = ("gguf", "onnx", "openvino")
 PI = "raspberry-pi-5-8gb"
@@ -34,6 +33,7 @@ GIGABYTE = 10**9
 
 def export_twin(edgeport: Edgeport, folder: Path, name: str, *options: str) -> Path:
     """An INT4 artifact with a random-weight twin of a published shape in three containers."""
+    folder.mkdir(exist_ok=True)
     write = [sys.executable, "models/twins.py", name, "-o", str(folder / "model"), *options]
     subprocess.run(write, cwd=ROOT, check=True)
     out = folder / "artifact"
@@ -52,11 +52,20 @@ def twin_artifact(edgeport: Edgeport, tmp_path_factory: pytest.TempPathFactory) 
     return export_twin(edgeport, tmp_path_factory.mktemp("twin"), "smollm2-135m", "--layers", "2")
 
 
-def required_bytes(manifest: Manifest, format_name: str, context_length: int) -> int:
-    size = manifest.container(format_name).size_bytes
-    engine = FALLBACK_ENGINES[format_name]
-    workload = MemoryWorkload(context_length)
-    return estimate_memory(shape_of(manifest.model), size, engine, workload).required_bytes
+@pytest.fixture
+def plan(edgeport: Edgeport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
+    """plan(artifact, "gguf", limit_bytes): what `edgeport plan` says of a device with that much usable memory."""
+    monkeypatch.setenv("EDGEPORT_DEVICES", str(tmp_path / "devices"))
+
+    def ask(artifact: Path, format_name: str, limit_bytes: int) -> dict[str, Any]:
+        name = f"limit-{limit_bytes}"
+        save_profile(replace(load_profile(PI), name=name, usable_ram_bytes=limit_bytes), name, overwrite=True)
+        words = ("--device", name, "--all", "--format", format_name, "--context", str(CONTEXT), "--json")
+        done = edgeport("plan", artifact, *words)
+        (row,) = json.loads(done.stdout)["rows"]
+        return dict(row)
+
+    return ask
 
 
 def generates(artifact: Path, format_name: str, limit_bytes: int, *, context_length: int = CONTEXT) -> bool:
@@ -83,12 +92,15 @@ def generates(artifact: Path, format_name: str, limit_bytes: int, *, context_len
 
 
 @pytest.mark.parametrize("format_name", FORMATS)
-def test_what_is_said_to_fit_runs_and_what_clearly_does_not_is_killed(
-    twin_artifact: Path, format_name: str
+def test_what_the_plan_says_fits_runs_and_what_it_clearly_refuses_is_killed(
+    twin_artifact: Path, plan: Plan, format_name: str
 ) -> None:
-    required = required_bytes(read_manifest(twin_artifact), format_name, CONTEXT)
+    required = plan(twin_artifact, format_name, 4 * GIGABYTE)["required_bytes"]
+    assert plan(twin_artifact, format_name, required)["verdict"] == "fits"
     assert generates(twin_artifact, format_name, required)
-    assert not generates(twin_artifact, format_name, int(CLEARLY_TOO_LITTLE * required))
+    little = int(CLEARLY_TOO_LITTLE * required)
+    assert plan(twin_artifact, format_name, little)["verdict"] != "fits"
+    assert not generates(twin_artifact, format_name, little)
 
 
 def test_bench_under_a_device_says_what_is_real_and_leaves_the_manifest_alone(
@@ -123,7 +135,7 @@ def test_bench_says_that_a_container_does_not_fit(twin_artifact: Path, edgeport:
 def test_text_is_streamed_under_the_limits_or_it_does_not_fit(
     llama_artifact: Path, edgeport: Edgeport
 ) -> None:
-    words = ("run", llama_artifact, "--runtime", "gguf", "--max-tokens", "4")
+    words = ("run", twin_artifact, "--runtime", "gguf", "--max-tokens", "4")
     done = edgeport(*words, "--as", PI, "def main(")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("def main(") and f"as {PI}" in done.stderr
@@ -135,17 +147,13 @@ def test_text_is_streamed_under_the_limits_or_it_does_not_fit(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen2.5-0.5b", "qwen2.5-1.5b"])
-def test_one_gigabyte_decides_as_predicted(edgeport: Edgeport, name: str, tmp_path: Path) -> None:
-    """Whatever is said to fit runs; what is killed was said not to; 1.5B parameters fit in no engine."""
-    artifact = export_twin(edgeport, tmp_path, name)
-    manifest = read_manifest(artifact)
-    required = {format_name: required_bytes(manifest, format_name, CONTEXT) for format_name in FORMATS}
-    runs = {format_name: generates(artifact, format_name, GIGABYTE) for format_name in FORMATS}
-    said = {format_name: required[format_name] <= GIGABYTE for format_name in FORMATS}
-    assert {item for item in FORMATS if said[item] and not runs[item]} == set(), required
-    too_much = {item for item in FORMATS if CLEARLY_TOO_LITTLE * required[item] > GIGABYTE}
-    assert {item for item in too_much if runs[item]} == set(), required
+def test_one_gigabyte_decides_as_planned(edgeport: Edgeport, plan: Plan, name: str, tmp_path: Path) -> None:
+    """Whatever is said to fit runs, so that what is killed was said not to; 1.5B parameters fit in no engine."""
+    artifact = export_twin(edgeport, tmp_path / "twin", name)
+    said = {kind: plan(artifact, kind, GIGABYTE)["verdict"] == "fits" for kind in FORMATS}
+    runs = {kind: generates(artifact, kind, GIGABYTE) for kind in FORMATS}
+    assert [kind for kind in FORMATS if said[kind] and not runs[kind]] == [], (said, runs)
     if name == "qwen2.5-0.5b":
         assert said["gguf"] and runs["gguf"]
     else:
-        assert not any(said.values()) and not any(runs.values()), (required, runs)
+        assert not any(said.values()) and not any(runs.values()), (said, runs)
