@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from edgeport.cli.detect_text import surroundings
 from edgeport.devices.bandwidth import MemoryBandwidth, measure_memory_bandwidth
+from edgeport.devices.known_models import load_known
 from edgeport.devices.probe import available_threads, host_profile, probe_host, read_host
 from edgeport.devices.profile_file import dump_profile, parse_profile
+from edgeport.devices.speed import estimate_speed
 
 if TYPE_CHECKING:
     from tests.unit.devices.conftest import FakeRoot
@@ -91,6 +94,57 @@ def test_an_edge_host_gets_a_short_context(fake_root: FakeRoot) -> None:
     bandwidth = MemoryBandwidth(10**10, 1, (), 2**28)
     small = host_profile(read_host(fake_root({"proc/meminfo": "MemTotal: 4000000 kB\n"})), bandwidth)
     assert (small.tier, small.context_length) == ("edge", 2048)
+
+
+PROCESSOR = {
+    "proc/cpuinfo": "flags : fpu avx2 avx512f avx512_vnni hypervisor\nmodel name : Test\ncpu MHz : 2000.0\n",
+    "proc/meminfo": MEMINFO,
+}
+
+
+def in_container(quota: str) -> dict[str, str]:
+    """A container of two processors and a gigabyte on a larger machine, as its own /proc and /sys show it."""
+    return {
+        **QUOTA,
+        **PROCESSOR,
+        ".dockerenv": "",
+        "sys/fs/cgroup/cpu.max": f"{quota} 100000\n",
+        "sys/fs/cgroup/memory.max": f"{2**30}\n",
+        "sys/fs/cgroup/memory.current": "0\n",
+    }
+
+
+def test_a_container_with_a_quota_is_the_smaller_machine(fake_root: FakeRoot) -> None:
+    """Threads, memory and arithmetic are the container's; what surrounds it is told."""
+    bandwidth = MemoryBandwidth(10**10, 1, (), 2**28)
+    facts = read_host(fake_root(in_container("150000")))
+    assert (facts.container, facts.virtual, facts.threads, facts.ram_bytes) == ("docker", True, 1, 2**30)
+    profile = host_profile(facts, bandwidth)
+    assert (profile.cores, profile.tier, profile.ram_bytes) == (1, "edge", 2**30)
+    assert profile.int8_ops_per_s == 2 * 10**9 * 128, "of one core, not of all"
+    lines = surroundings(facts)
+    assert lines[0] == "inside a container (docker)" and "virtual machine" in lines[1]
+    assert lines[2].startswith("the control group allows 1.5 of ") and "1 GiB of memory" in lines[3]
+    estimate = estimate_speed(load_known("smollm2-135m"), 90_000_000, 4, profile, "llama.cpp")
+    assert "measured" in estimate.basis and estimate.prefill_tokens_per_s
+
+
+def test_without_limits_nothing_surrounds_it(fake_root: FakeRoot) -> None:
+    facts = read_host(fake_root({"proc/meminfo": MEMINFO, "proc/self/cgroup": "0::/user.slice\n"}))
+    assert surroundings(facts) == []
+
+
+def test_a_processor_is_as_fast_as_it_was_seen_to_be(fake_root: FakeRoot) -> None:
+    bandwidth = MemoryBandwidth(10**10, 1, (), 2**28)
+    known, unknown = (
+        read_host(fake_root(PROCESSOR)),
+        read_host(fake_root({"proc/meminfo": MEMINFO, "proc/cpuinfo": ""})),
+    )
+    peak = host_profile(known, bandwidth).int8_ops_per_s
+    assert peak is not None
+    assert host_profile(known, bandwidth, int8_ops_per_s=peak // 2).int8_ops_per_s == peak
+    assert host_profile(known, bandwidth, int8_ops_per_s=2 * peak).int8_ops_per_s == 2 * peak
+    assert host_profile(unknown, bandwidth).int8_ops_per_s is None, "told as unknown, not guessed"
 
 
 def test_importing_devices_probes_nothing_and_needs_only_the_standard_library() -> None:

@@ -42,11 +42,11 @@ def toy(**changes: Any) -> ModelShape:
     """Two layers with one matrix of 1000 x 1000 each, a head and a table of 500 x 1000; 8 key-value pairs of 64."""
     matrices = tuple(TensorShape(f"l{index}", (1000, 1000), "linear", index) for index in range(2))
     outside = (TensorShape("table", (500, 1000), "embedding"), TensorShape("head", (500, 1000), "head"))
-    values: dict[str, Any] = dict(
-        name="toy", family="llama", hidden_size=1000, intermediate_size=1000, heads=8, head_dim=64,
-        vocab_size=500, context_length=8192, tied_embeddings=False, tensors=(*matrices, *outside),
-        caches=(CacheShape(8, 64, 64),) * 2,
-    )  # fmt: skip
+    values: dict[str, Any] = {
+        "name": "toy", "family": "llama", "hidden_size": 1000, "intermediate_size": 1000, "heads": 8, "head_dim": 64,
+        "vocab_size": 500, "context_length": 8192, "tied_embeddings": False, "tensors": (*matrices, *outside),
+        "caches": (CacheShape(8, 64, 64),) * 2,
+    }  # fmt: skip
     return ModelShape(**(values | changes))
 
 
