@@ -11,6 +11,7 @@ from edgeport.devices.plan import DevicePlan
 from edgeport.devices.plan_model import ModelPlan
 from edgeport.devices.plan_row import PlanRow
 from edgeport.devices.profile import DeviceProfile
+from edgeport.errors import UsageError
 from edgeport.runtimes.bench.markup import Markup, element, join
 from edgeport.runtimes.bench.page_style import STYLE
 from edgeport.units import format_count
@@ -22,7 +23,7 @@ MOST_POINTS = 24
 def write_page(
     plan: ModelPlan, rows: Sequence[PlanRow], profiles: Sequence[DeviceProfile], path: Path
 ) -> Path:
-    """Write the page, whole or not at all. Raises OSError where the folder cannot be written."""
+    """Write the page, whole or not at all. Raises UsageError where it cannot be written."""
     title = f"What holds {plan.model.name}"
     head = element(
         "head",
@@ -34,11 +35,13 @@ def write_page(
     body = element(
         "body", element("h1", title), _model(plan), _plots(rows, profiles), _table(rows), _devices(plan)
     )
+    text = f"<!DOCTYPE html>\n{element('html', head, body, attributes={'lang': 'en'})}\n"
     part = path.with_name(path.name + ".part")
-    part.write_text(
-        f"<!DOCTYPE html>\n{element('html', head, body, attributes={'lang': 'en'})}\n", encoding="utf-8"
-    )
-    part.replace(path)
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error}", hint="give --html another file") from error
     return path
 
 
