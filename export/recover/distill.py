@@ -42,7 +42,8 @@ class DistillJob:
 @dataclass(frozen=True, slots=True)
 class DistillReport:
     """Losses are on the held windows of the training text, in nats per token: `held_loss` is what is trained on (the mix of
-    distribution and text), the cross entropies are of the text alone. stopped_by: schedule or patience.
+    distribution and text), the cross entropies are of the text alone. The best state is the one with the lowest cross entropy, with
+    alpha 1 the lowest loss. stopped_by: schedule or patience.
 
     schedule: [step, share of the run per step from there on]; curve: one entry per measurement, with step, tokens, seconds,
     held_loss, held_cross_entropy, learning_rate and, with a teacher, held_divergence.

@@ -158,8 +158,10 @@ class Trainer:
         entry |= {"training_loss": training_loss}
         entry |= {"learning_rate": settings.learning_rate * self._rate_factor() if run.step else 0.0}
         run.curve.append({name: value for name, value in entry.items() if not math.isnan(value)})
-        if total < run.best_loss:
-            run.best_loss, run.best_step, run.since_best = total, run.step, 0
+        # The mix weighs two units against each other; where text takes part, its likelihood is what the model is for.
+        judged = hard if settings.alpha < 1 else total
+        if judged < run.best_loss:
+            run.best_loss, run.best_step, run.since_best = judged, run.step, 0
             self._parts.state.keep_best(run.step, self._parts.student)
         else:
             run.since_best += 1

@@ -182,6 +182,21 @@ def test_the_best_state_is_written_not_the_last(
     assert report.held_loss_after == losses[report.best_step]
 
 
+def test_with_text_in_the_loss_its_cross_entropy_chooses_the_state(
+    teacher: SourceModel, text: TrainingText, tmp_path: Path
+) -> None:
+    """A student that starts as its teacher can only move away from it, while it still learns from the text."""
+    settings = settings_from(BASE | {"steps": 30, "alpha": 0.95})
+    job = DistillJob(teacher, teacher, text, settings)
+    report = distill(job, tmp_path / "out", work=tmp_path / "work", threads=1, progress=NO_PROGRESS)
+    entries = {int(entry["step"]): entry for entry in report.curve}
+    by_text = min(entries, key=lambda step: entries[step]["held_cross_entropy"])
+    by_mix = min(entries, key=lambda step: entries[step]["held_loss"])
+    assert by_mix == 0 != by_text, "this run cannot tell the two apart"
+    assert report.best_step == by_text
+    assert report.held_cross_entropy_after == entries[by_text]["held_cross_entropy"]
+
+
 def make_trainer(student: SourceModel, text: TrainingText, work: Path, **changes: Any) -> Trainer:
     settings = settings_from(BASE | {"steps": 3, "alpha": 0.0} | changes)
     made = FullStudent(student, settings.student())
