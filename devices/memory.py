@@ -1,17 +1,15 @@
 """How much memory one container needs in its engine, term by term, from the shape of the model alone.
 
-The formulas describe our own sessions (edgeport.runtimes). Beside them is what was measured: the largest resident size
-of a process that opens the container, reads a prompt that fills the context and decodes 16 tokens, on Linux x86-64 with
-INT4 linears and INT8 embeddings of the shapes of SmolLM2-135M (context 1024 and 4096) and Qwen2.5-0.5B (2048).
+The formulas describe our own sessions (edgeport.runtimes); docs/memory.md derives them and lists what was measured: the largest
+resident size of a process that opens a container and reads a prompt that fills the context.
 
-llama.cpp: KV cache padded to 256 cells; compute buffer 4 * (rows * n_vocab + n_ubatch * 2 * n_embd) bytes, with rows the
-    logits rows a batch may ask for (with rows = n_ubatch it is exact against the engine's own log for both shapes).
-    Weights are read, not mapped, so that the repacked copy replaces the original. Measured within 3 %.
-onnxruntime: MatMulNBits holds codes with a float32 scale and block sum per block, a tied head is a copy beside the
-    embedding; the KV cache of our graph is float32; float weights of 16 bits are widened. Measured within 3 %.
-OpenVINO: a repacked copy of the weights beside the mapped file, whose pages the kernel may drop again; a cache that is
-    reallocated while it grows; three copies of a chunk's logits at the peak. Measured within 3 %.
-reference: every weight in float32. Measured within 3 %.
+llama.cpp: weights are read, not mapped, so that the repacked copy replaces the original; a compute buffer of
+    4 * (rows * n_vocab + n_ubatch * 2 * n_embd) bytes, with rows the logits rows a batch may ask for.
+onnxruntime: MatMulNBits keeps three float32 values per block (the scale before and after repacking, and the sum of the codes); a
+    tied head is a copy beside the embedding, whose rows are read from the mapped file; rotary tables for the whole context the
+    model was made for; the logits of two chunks at the peak. Float weights of 16 bits are widened.
+OpenVINO: a repacked copy of the weights beside the mapped file; three copies of a chunk's logits at the peak.
+reference: every weight in float32.
 """
 
 from __future__ import annotations
@@ -21,13 +19,12 @@ from dataclasses import dataclass
 
 from edgeport.devices.kv_cache import kv_cache_bytes
 from edgeport.devices.profile import ENGINE_FORMATS, DeviceProfile
-from edgeport.devices.shape import ModelShape
+from edgeport.devices.shape import ModelShape, Role
 from edgeport.devices.weights import WeightsEstimate
 from edgeport.errors import UsageError
 
 MIB = 2**20
-BYTES_PER_BLOCK = 4
-"""What onnxruntime's repacked weights take more than the file, per block of 32 weights."""
+BLOCK = 32
 FLOAT_BITS = 12
 """Containers with more bits per weight than this hold floats."""
 
@@ -36,23 +33,30 @@ FLOAT_BITS = 12
 class EngineMemory:
     """Constants of one engine.
 
-    copies: bytes it allocates per byte of weights in the file. maps_file: the file stays mapped beside them.
-    chunk_tokens: prompt tokens computed at once. logits_rows: float32 rows of the vocabulary alive at the peak.
-    overhead_bytes: Python with the engine, without a model; bytes_per_token: the vocabulary inside the engine.
+    overhead_bytes: Python with the engine and an empty session. bytes_per_token: the vocabulary inside the engine.
+    copies: bytes it allocates per byte of weights in the file. bytes_per_block: what it keeps more per block of 32 weights.
+    mapped_share: of the file, what stays mapped beside them. chunk_tokens: prompt tokens computed at once. logits_rows: rows of
+    the vocabulary a chunk has. logits_copies: of them alive at the peak.
     """
 
     overhead_bytes: int
     copies: float = 1.0
-    maps_file: bool = False
+    bytes_per_block: int = 0
+    mapped_share: float = 0.0
     chunk_tokens: int = 512
     logits_rows: int = 512
+    logits_copies: int = 1
     bytes_per_token: int = 0
 
 
 ENGINES: Mapping[str, EngineMemory] = {
     "llama.cpp": EngineMemory(45 * MIB, logits_rows=64, bytes_per_token=200),
-    "onnxruntime": EngineMemory(64 * MIB, chunk_tokens=256, logits_rows=2 * 256),
-    "openvino": EngineMemory(95 * MIB, copies=1.2, maps_file=True, chunk_tokens=256, logits_rows=3 * 256),
+    "onnxruntime": EngineMemory(
+        72 * MIB, bytes_per_block=10, chunk_tokens=256, logits_rows=256, logits_copies=2
+    ),
+    "openvino": EngineMemory(
+        128 * MIB, copies=1.2, mapped_share=0.9, chunk_tokens=256, logits_rows=256, logits_copies=3
+    ),
     "vllm": EngineMemory(1024 * MIB, logits_rows=1),
     "transformers": EngineMemory(400 * MIB),
     "reference": EngineMemory(50 * MIB, chunk_tokens=64, logits_rows=64),
@@ -114,26 +118,24 @@ def estimate_memory(
     """
     if engine not in ENGINES:
         raise UsageError(f"no memory model for engine '{engine}'", hint=f"engines: {', '.join(ENGINES)}")
-    size_bytes = weights if isinstance(weights, int) else weights.size_bytes
+    parts = even_weights(shape, weights) if isinstance(weights, int) else weights
     context_length = workload.context_length
-    if size_bytes <= 0 or context_length <= 0 or workload.batch <= 0:
+    if parts.size_bytes <= 0 or context_length <= 0 or workload.batch <= 0:
         raise UsageError(
-            f"cannot estimate {size_bytes} bytes of weights with {workload.batch} contexts of {context_length}"
+            f"cannot estimate {parts.size_bytes} bytes of weights with {workload.batch} contexts of {context_length}"
         )
     constants = ENGINES[engine]
     return MemoryEstimate(
         format=ENGINE_FORMATS[engine],
         engine=engine,
         context_length=context_length,
-        weights_bytes=_resident_weights(shape, size_bytes, engine),
+        weights_bytes=_resident_weights(shape, parts, engine),
         kv_cache_bytes=kv_cache_bytes(
             shape, engine, context_length, batch=workload.batch, kv_bits=workload.kv_bits
         ),
-        compute_bytes=compute_bytes(
-            shape, chunk_tokens=min(constants.chunk_tokens, context_length), logits_rows=constants.logits_rows
-        ),
+        compute_bytes=_compute_bytes(shape, engine, context_length),
         overhead_bytes=constants.overhead_bytes + constants.bytes_per_token * shape.vocab_size,
-        mapped_bytes=size_bytes if constants.maps_file else 0,
+        mapped_bytes=_mapped_bytes(parts, engine),
         basis=f"{engine}: prompts in chunks of {constants.chunk_tokens} tokens",
     )
 
@@ -141,8 +143,25 @@ def estimate_memory(
 def compute_bytes(shape: ModelShape, *, chunk_tokens: int, logits_rows: int) -> int:
     """Activations in float32: logits and the residual stream at the end, or the widest layer, whichever is more."""
     end = logits_rows * shape.vocab_size + 2 * chunk_tokens * shape.hidden_size
-    layer = chunk_tokens * (3 * shape.hidden_size + 2 * shape.intermediate_size)
-    return 4 * max(end, layer)
+    return 4 * max(end, _layer_values(shape, chunk_tokens))
+
+
+def even_weights(shape: ModelShape, size_bytes: int) -> WeightsEstimate:
+    """`size_bytes` divided among the tensors as if all had the same bits."""
+    share = size_bytes / max(1, shape.parameters)
+    embedding = round(share * shape.parameters_of(["embedding"]))
+    head = round(share * shape.parameters_of(["head"]))
+    other = round(share * shape.parameters_of(["norm", "bias"]))
+    return WeightsEstimate(
+        format="",
+        precision="",
+        linear_bytes=size_bytes - embedding - head - other,
+        embedding_bytes=embedding,
+        head_bytes=head,
+        other_bytes=other,
+        metadata_bytes=0,
+        parameters=shape.parameters,
+    )
 
 
 def engine_for(profile: DeviceProfile, format_name: str) -> str:
@@ -152,13 +171,37 @@ def engine_for(profile: DeviceProfile, format_name: str) -> str:
     return profile.engine_for(format_name) or FALLBACK_ENGINES[format_name]
 
 
-def _resident_weights(shape: ModelShape, size_bytes: int, engine: str) -> int:
-    """The engine's own copy of the weights, in the layout its kernels want."""
-    if engine == "reference":
-        return 4 * shape.parameters
+def _compute_bytes(shape: ModelShape, engine: str, context_length: int) -> int:
+    constants = ENGINES[engine]
+    chunk = min(constants.chunk_tokens, context_length)
+    rows = constants.logits_copies * min(constants.logits_rows, chunk)
     if engine != "onnxruntime":
-        return round(size_bytes * ENGINES[engine].copies)
-    if 8 * size_bytes / shape.parameters > FLOAT_BITS:
+        return compute_bytes(shape, chunk_tokens=chunk, logits_rows=rows)
+    rotary_tables = 4 * shape.context_length * shape.head_dim
+    rows = min(rows, context_length)
+    return 4 * (rows * shape.vocab_size + _layer_values(shape, chunk)) + rotary_tables
+
+
+def _layer_values(shape: ModelShape, tokens: int) -> int:
+    """Values of a layer's widest point: the feed-forward part's two halves and three of the residual stream."""
+    return tokens * (3 * shape.hidden_size + 2 * shape.intermediate_size)
+
+
+def _resident_weights(shape: ModelShape, weights: WeightsEstimate, engine: str) -> int:
+    """The engine's own copy of the weights, in the layout its kernels want."""
+    if engine == "reference" or (engine == "onnxruntime" and weights.bits_per_weight > FLOAT_BITS):
         return 4 * shape.parameters
-    tied_head = shape.parameters_of(["embedding"]) if shape.tied_embeddings else 0
-    return size_bytes + tied_head + BYTES_PER_BLOCK * shape.parameters // 32
+    constants = ENGINES[engine]
+    if engine != "onnxruntime":
+        return round(weights.size_bytes * constants.copies)
+    multiplied = weights.linear_bytes + weights.other_bytes
+    multiplied += weights.embedding_bytes if shape.tied_embeddings else weights.head_bytes
+    table: Role = "embedding" if shape.tied_embeddings else "head"
+    blocks = shape.parameters_of(["linear", "expert", table]) // BLOCK
+    return multiplied + constants.bytes_per_block * blocks
+
+
+def _mapped_bytes(weights: WeightsEstimate, engine: str) -> int:
+    if engine == "onnxruntime":
+        return weights.embedding_bytes if weights.bits_per_weight <= FLOAT_BITS else 0
+    return round(weights.size_bytes * ENGINES[engine].mapped_share)

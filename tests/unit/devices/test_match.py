@@ -9,8 +9,9 @@ import pytest
 
 from edgeport.devices.catalog import load_profile
 from edgeport.devices.match import fits, require_fit
-from edgeport.devices.memory import estimate_memory
+from edgeport.devices.memory import Workload, estimate_memory
 from edgeport.devices.profile import DeviceProfile
+from edgeport.devices.shape import shape_of
 from edgeport.errors import DoesNotFit, UsageError
 from edgeport.manifest import ModelFacts
 
@@ -91,7 +92,9 @@ def test_not_even_the_engine_fits(llama31_8b: ModelFacts, edge: DeviceProfile) -
 def test_one_fitting_format_is_enough_but_only_if_the_device_runs_it(
     qwen25_05b: ModelFacts, edge: DeviceProfile
 ) -> None:
-    need = estimate_memory(qwen25_05b, FOUR_FORMATS["gguf"], "llama.cpp", 2048).required_bytes
+    need = estimate_memory(
+        shape_of(qwen25_05b), FOUR_FORMATS["gguf"], "llama.cpp", Workload(2048)
+    ).required_bytes
     profile = with_ram(edge, need)
     verdicts = {fit.format: fit.fits for fit in require_fit(qwen25_05b, FOUR_FORMATS, profile, 2048)}
     assert verdicts["gguf"] and not verdicts["onnx"]

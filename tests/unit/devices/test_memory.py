@@ -1,4 +1,4 @@
-"""The memory model against figures engines and publishers printed themselves."""
+"""The memory model against figures engines printed themselves, and against what was measured."""
 
 from __future__ import annotations
 
@@ -7,115 +7,137 @@ import dataclasses
 import pytest
 
 from edgeport.devices.conversion import CalibrationLoad, conversion_memory
-from edgeport.devices.memory import (
-    ENGINES,
-    compute_bytes,
-    estimate_memory,
-    kv_cache_bytes,
-    parameter_counts,
-    predict_weights_bytes,
-)
+from edgeport.devices.known_models import load_known
+from edgeport.devices.kv_cache import kv_bits_of, kv_cache_bytes
+from edgeport.devices.memory import ENGINES, Workload, compute_bytes, estimate_memory, even_weights
 from edgeport.devices.profile import ENGINE_FORMATS
+from edgeport.devices.shape import CacheShape, ModelShape
+from edgeport.devices.weights import weights_bytes
 from edgeport.errors import UsageError
 from edgeport.manifest import ModelFacts
 
 MIB = 2**20
 
 
-def test_parts_add_up_and_norms_and_biases_are_what_is_left(
-    smollm2_135m: ModelFacts, qwen25_05b: ModelFacts
-) -> None:
-    smollm = parameter_counts(smollm2_135m)
-    assert smollm.head == 0
-    assert smollm.other == 576 * (2 * 30 + 1), "two norms a layer and the last one"
-    assert smollm.linear + smollm.embedding + smollm.other == smollm2_135m.parameters
-    qwen = parameter_counts(qwen25_05b)
-    assert qwen.other == 896 * (2 * 24 + 1) + 24 * (896 + 2 * 128), "norms, and biases of q, k and v"
+@pytest.fixture(scope="module")
+def smollm() -> ModelShape:
+    return load_known("smollm2-135m")
 
 
-def test_untied_head_counts_on_its_own(llama31_8b: ModelFacts) -> None:
-    counts = parameter_counts(llama31_8b)
-    assert counts.head == counts.embedding == 128256 * 4096
-    assert counts.other == 4096 * 65
+@pytest.fixture(scope="module")
+def qwen() -> ModelShape:
+    return load_known("qwen2.5-0.5b")
 
 
 @pytest.mark.parametrize(("context", "mib"), [(2048, 45.0), (2047, 45.0), (2049, 50.625)])
-def test_kv_cache_of_smollm_as_llama_cpp_logs_it(context: int, mib: float, smollm2_135m: ModelFacts) -> None:
-    assert kv_cache_bytes(smollm2_135m, context, padding=256) == mib * MIB
+def test_kv_cache_of_smollm_as_llama_cpp_logs_it(context: int, mib: float, smollm: ModelShape) -> None:
+    assert kv_cache_bytes(smollm, "llama.cpp", context) == mib * MIB
 
 
 @pytest.mark.parametrize(("context", "mib"), [(2048, 24.0), (32768, 384.0)])
-def test_kv_cache_of_qwen_as_llama_cpp_logs_it(context: int, mib: float, qwen25_05b: ModelFacts) -> None:
-    assert kv_cache_bytes(qwen25_05b, context, padding=256) == mib * MIB
+def test_kv_cache_of_qwen_as_llama_cpp_logs_it(context: int, mib: float, qwen: ModelShape) -> None:
+    assert kv_cache_bytes(qwen, "llama.cpp", context) == mib * MIB
 
 
-def test_quantized_cache_has_scales(qwen25_05b: ModelFacts) -> None:
-    full = kv_cache_bytes(qwen25_05b, 2048)
-    assert kv_cache_bytes(qwen25_05b, 2048, bits=8) == full * 8.5 / 16, "q8_0"
-    assert kv_cache_bytes(qwen25_05b, 2048, bits=4) == full * 4.5 / 16, "q4_0"
+def test_quantized_cache_has_scales_and_sequences_add_up(qwen: ModelShape) -> None:
+    full = kv_cache_bytes(qwen, "llama.cpp", 2048)
+    assert kv_cache_bytes(qwen, "llama.cpp", 2048, kv_bits=8) == full * 8.5 / 16, "q8_0"
+    assert kv_cache_bytes(qwen, "llama.cpp", 2048, kv_bits=4) == full * 4.5 / 16, "q4_0"
+    assert kv_cache_bytes(qwen, "llama.cpp", 2048, batch=4) == 4 * full
+    assert kv_cache_bytes(qwen, "vllm", 2048, kv_bits=8) == full / 2, "fp8 without scales"
+
+
+def test_an_engine_without_such_a_cache_says_so(qwen: ModelShape) -> None:
+    with pytest.raises(UsageError, match="onnxruntime keeps no cache of 8 bits") as caught:
+        kv_cache_bytes(qwen, "onnxruntime", 512, kv_bits=8)
+    assert caught.value.hint == "it can be 32 bits"
+    assert kv_bits_of("llama.cpp") == (32, 16, 8, 4)
+
+
+def test_windows_count_where_the_engine_has_them() -> None:
+    """Mistral 0.1 slides in transformers and vLLM; llama.cpp keeps everything."""
+    mistral = load_known("mistral-7b-v0.1")
+    whole = kv_cache_bytes(mistral, "llama.cpp", 32768)
+    assert whole == 32768 * 32 * 2 * 8 * 128 * 2
+    assert kv_cache_bytes(mistral, "transformers", 32768) == whole * 4096 / 32768
+    gemma = load_known("gemma-3-1b")
+    sliding, full = 22, 4
+    token = 2 * 256 * 2
+    assert kv_cache_bytes(gemma, "llama.cpp", 32768) == token * (sliding * 1024 + full * 32768)
+
+
+def test_latent_attention_is_one_vector_per_token() -> None:
+    """DeepSeek-V2-Lite: 512 compressed features and 64 rotary ones in 27 layers (arXiv:2405.04434)."""
+    assert kv_cache_bytes(load_known("deepseek-v2-lite"), "llama.cpp", 4096) == 4096 * 27 * 576 * 2
+
+
+def test_a_recurrent_state_does_not_grow(smollm: ModelShape) -> None:
+    state = dataclasses.replace(smollm, caches=(CacheShape(0, 0, 0, state_bytes=100),) * 3)
+    assert kv_cache_bytes(state, "llama.cpp", 256) == kv_cache_bytes(state, "llama.cpp", 8192) == 300
 
 
 @pytest.mark.parametrize(("batch", "mib"), [(512, 300.25), (128, 75.06), (64, 37.53), (32, 18.77)])
-def test_compute_buffer_of_qwen_as_llama_cpp_logs_it(batch: int, mib: float, qwen25_05b: ModelFacts) -> None:
-    assert compute_bytes(qwen25_05b, chunk_tokens=batch, logits_rows=batch) / MIB == pytest.approx(
-        mib, abs=0.01
-    )
+def test_compute_buffer_of_qwen_as_llama_cpp_logs_it(batch: int, mib: float, qwen: ModelShape) -> None:
+    assert compute_bytes(qwen, chunk_tokens=batch, logits_rows=batch) / MIB == pytest.approx(mib, abs=0.01)
 
 
-def test_compute_buffer_of_smollm_as_llama_cpp_logs_it(smollm2_135m: ModelFacts) -> None:
-    assert compute_bytes(smollm2_135m, chunk_tokens=512, logits_rows=512) / MIB == 98.25
+def test_compute_buffer_of_smollm_as_llama_cpp_logs_it(smollm: ModelShape) -> None:
+    assert compute_bytes(smollm, chunk_tokens=512, logits_rows=512) / MIB == 98.25
 
 
-# Largest resident size of a process with our session: opened, a prompt of context - 100 tokens, 16 tokens decoded.
-# Random weights, recipe int4; 85.8 and 327.8 MiB of weights; Linux x86-64, onnxruntime 1.31, OpenVINO 2026.4, llama.cpp of 0.3.36.
+# Largest resident size, in MiB, of a process that opens our container of a random-weight twin and reads a prompt of random
+# tokens as long as the context (edgeport.runtimes.bench.child.measure_memory); two threads; Linux x86-64.
 MEASURED_MIB = [
-    ("smollm2_135m", 85.8, "llama.cpp", 1024, 180),
-    ("smollm2_135m", 85.8, "llama.cpp", 4096, 251),
-    ("qwen25_05b", 327.8, "llama.cpp", 2048, 466),
-    ("smollm2_135m", 85.8, "onnxruntime", 1024, 345),
-    ("smollm2_135m", 85.8, "onnxruntime", 4096, 481),
-    ("qwen25_05b", 327.8, "onnxruntime", 2048, 912),
-    ("smollm2_135m", 85.8, "openvino", 1024, 479),
-    ("smollm2_135m", 85.8, "openvino", 4096, 592),
-    ("qwen25_05b", 327.8, "openvino", 2048, 1301),
-    ("smollm2_135m", 111.0, "reference", 512, 582),
-    ("qwen25_05b", 450.0, "reference", 512, 1958),
+    ("qwen2.5-0.5b", "int4", "gguf", 512, 447.4),
+    ("qwen2.5-0.5b", "int4", "gguf", 2048, 467.2),
+    ("qwen2.5-0.5b", "int4", "onnx", 512, 990.2),
+    ("qwen2.5-0.5b", "int4", "openvino", 512, 1280.2),
+    ("smollm2-135m", "int4", "gguf", 512, 168.8),
+    ("smollm2-135m", "int4", "onnx", 512, 343.4),
+    ("smollm2-135m", "int4", "openvino", 512, 473.4),
+    ("smollm2-135m", "int8", "gguf", 512, 219.4),
 ]
 
 
-@pytest.mark.parametrize(("shape", "weights_mib", "engine", "context", "measured_mib"), MEASURED_MIB)
+@pytest.mark.parametrize(("name", "precision", "format_name", "context", "measured_mib"), MEASURED_MIB)
 def test_peak_as_measured(
-    shape: str,
-    weights_mib: float,
-    engine: str,
-    context: int,
-    measured_mib: int,
-    request: pytest.FixtureRequest,
+    name: str, precision: str, format_name: str, context: int, measured_mib: float
 ) -> None:
-    estimate = estimate_memory(request.getfixturevalue(shape), round(weights_mib * MIB), engine, context)
+    engine = next(key for key, value in ENGINE_FORMATS.items() if value == format_name and key in ENGINES)
+    engine = {"safetensors": "reference"}.get(format_name, engine)
+    shape = load_known(name)
+    estimate = estimate_memory(shape, weights_bytes(shape, precision, format_name), engine, Workload(context))
     assert estimate.peak_bytes / MIB == pytest.approx(measured_mib, rel=0.05)
 
 
-def test_small_vocabularies_are_bound_by_the_widest_layer(smollm2_135m: ModelFacts) -> None:
-    narrow = dataclasses.replace(smollm2_135m, vocab_size=256)
+def test_small_vocabularies_are_bound_by_the_widest_layer(smollm: ModelShape) -> None:
+    narrow = dataclasses.replace(smollm, vocab_size=256)
     assert compute_bytes(narrow, chunk_tokens=64, logits_rows=64) == 4 * 64 * (3 * 576 + 2 * 1536)
 
 
-def test_a_short_context_needs_a_small_chunk(qwen25_05b: ModelFacts) -> None:
-    long = estimate_memory(qwen25_05b, 300 * MIB, "llama.cpp", 512)
-    short = estimate_memory(qwen25_05b, 300 * MIB, "llama.cpp", 128)
-    assert short.compute_bytes < long.compute_bytes
+def test_a_short_context_needs_a_small_chunk(qwen: ModelShape) -> None:
+    for engine in ("llama.cpp", "onnxruntime", "openvino"):
+        long = estimate_memory(qwen, 300 * MIB, engine, Workload(512))
+        short = estimate_memory(qwen, 300 * MIB, engine, Workload(128))
+        assert short.compute_bytes < long.compute_bytes, engine
 
 
-def test_onnxruntime_widens_float_weights(smollm2_135m: ModelFacts) -> None:
-    estimate = estimate_memory(smollm2_135m, 2 * smollm2_135m.parameters, "onnxruntime", 512)
-    assert estimate.weights_bytes == 4 * smollm2_135m.parameters
+def test_onnxruntime_widens_float_weights(smollm: ModelShape) -> None:
+    weights = weights_bytes(smollm, "f16", "onnx")
+    estimate = estimate_memory(smollm, weights, "onnxruntime", Workload(512))
+    assert (estimate.weights_bytes, estimate.mapped_bytes) == (4 * smollm.parameters, 0)
+
+
+def test_a_files_size_is_divided_evenly(smollm: ModelShape) -> None:
+    parts = even_weights(smollm, 90 * MIB)
+    assert parts.size_bytes == 90 * MIB
+    assert parts.embedding_bytes / parts.size_bytes == pytest.approx(49152 * 576 / smollm.parameters)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_every_engine_grows_with_context_and_sums_its_terms(engine: str, smollm2_135m: ModelFacts) -> None:
-    small = estimate_memory(smollm2_135m, 90 * MIB, engine, 512)
-    large = estimate_memory(smollm2_135m, 90 * MIB, engine, 8192)
+def test_every_engine_grows_with_context_and_sums_its_terms(engine: str, smollm: ModelShape) -> None:
+    small = estimate_memory(smollm, 90 * MIB, engine, Workload(512))
+    large = estimate_memory(smollm, 90 * MIB, engine, Workload(8192))
     assert large.kv_cache_bytes == 16 * small.kv_cache_bytes
     assert large.required_bytes > small.required_bytes
     assert large.peak_bytes == large.required_bytes + large.mapped_bytes
@@ -123,30 +145,28 @@ def test_every_engine_grows_with_context_and_sums_its_terms(engine: str, smollm2
     assert small.basis.startswith(engine)
 
 
-def test_the_reference_unpacks_to_float32(smollm2_135m: ModelFacts) -> None:
-    assert (
-        estimate_memory(smollm2_135m, 90 * MIB, "reference", 512).weights_bytes == 4 * smollm2_135m.parameters
-    )
+def test_the_reference_unpacks_to_float32(smollm: ModelShape) -> None:
+    estimate = estimate_memory(smollm, 90 * MIB, "reference", Workload(512))
+    assert estimate.weights_bytes == 4 * smollm.parameters
 
 
 def test_engines_cover_the_profiles_vocabulary() -> None:
     assert set(ENGINES) == set(ENGINE_FORMATS)
 
 
-def test_predicted_weights(llama31_8b: ModelFacts) -> None:
-    """8.5 bits everywhere: llama.cpp's table says 8.50 bits per weight for Q8_0 of this model, 7.95 GiB."""
-    predicted = predict_weights_bytes(llama31_8b, linear_bits=8.5, embedding_bits=8.5, head_bits=8.5)
-    assert predicted / 2**30 == pytest.approx(7.95, abs=0.01)
-    mixed = predict_weights_bytes(llama31_8b, linear_bits=4.5, embedding_bits=8.5, head_bits=8.5)
-    assert mixed < predicted
-
-
 @pytest.mark.parametrize(
-    ("weights", "engine", "context"), [(0, "llama.cpp", 512), (5, "llama.cpp", 0), (5, "exllama", 512)]
+    ("weights", "engine", "workload"),
+    [
+        (0, "llama.cpp", Workload(512)),
+        (5, "llama.cpp", Workload(0)),
+        (5, "llama.cpp", Workload(512, batch=0)),
+        (5, "llama.cpp", Workload(512, kv_bits=3)),
+        (5, "exllama", Workload(512)),
+    ],
 )
-def test_nonsense_is_refused(weights: int, engine: str, context: int, smollm2_135m: ModelFacts) -> None:
+def test_nonsense_is_refused(weights: int, engine: str, workload: Workload, smollm: ModelShape) -> None:
     with pytest.raises(UsageError):
-        estimate_memory(smollm2_135m, weights, engine, context)
+        estimate_memory(smollm, weights, engine, workload)
 
 
 @pytest.mark.parametrize(("shape", "measured_mib"), [("smollm2_135m", 245), ("qwen25_05b", 524)])
