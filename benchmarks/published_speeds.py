@@ -150,8 +150,14 @@ def _summary(figure: str, pairs: Sequence[Pair]) -> str:
     inside = sum(pair.is_inside for pair in chosen)
     devices = len({pair.device for pair in chosen})
     worst = max(chosen, key=lambda pair: abs(pair.error))
+    kinds = {"processors": False, "GPUs": True}
+    parts = {
+        kind: [abs(pair.error) for pair in chosen if pair.published.on_gpu == on_gpu]
+        for kind, on_gpu in kinds.items()
+    }
+    split = ", ".join(f"{len(part)} on {kind} {median(part):.0%}" for kind, part in parts.items() if part)
     return (
-        f"{figure.title()}: {len(chosen)} figures on {devices} devices, median error {median(errors):.0%}, "
+        f"{figure.title()}: {len(chosen)} figures on {devices} devices, median error {median(errors):.0%} ({split}), "
         f"{inside / len(chosen):.0%} inside the interval; the worst is {worst.error:+.0%} ({worst.device}, "
         f"{worst.published.model} {worst.published.scheme})."
     )
