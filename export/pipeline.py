@@ -20,7 +20,7 @@ from edgeport.export.gate.run import GateReport
 from edgeport.export.judge import Judge
 from edgeport.export.request import ExportPlan, replan
 from edgeport.export.staging import Staging
-from edgeport.export.timing import Clock
+from edgeport.export.timing import Clock, compare_memory
 from edgeport.export.verify.artifact import Verification
 from edgeport.manifest import Manifest, read_manifest, to_json, write_manifest
 from edgeport.progress import Progress
@@ -174,7 +174,13 @@ def _finished(built: Built, directory: Path, clock: Clock, gate: Mapping[str, An
     own, children = (
         resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     )
-    cost = {"seconds": dict(clock.seconds), "peak_ram_bytes": own, "verify_peak_ram_bytes": children}
+    cost = {
+        "seconds": dict(clock.seconds),
+        # stages reset the mark that the system's figure of this process comes from
+        "peak_ram_bytes": max(own, *clock.peak_bytes.values(), 0),
+        "verify_peak_ram_bytes": children,
+        "stage_memory": compare_memory(built.plan.conversion, clock),
+    }
     staged = read_manifest(directory)
     return replace(
         built.manifest,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgeport.devices.catalog import load_profile
+from edgeport.devices.conversion import StageMemory
 from edgeport.devices.match import Fit, fits, require_fit
 from edgeport.devices.probe import available_threads
 from edgeport.devices.profile import DeviceProfile
@@ -97,6 +98,7 @@ class ExportPlan:
     preparation first its shape and, once that has run, the prepared model.
     mix: what a mixed-precision search over the recipe may spend, None for no search. calibration: None when
     nothing needs one. heldout: None when the gate's text has to be sampled. ladder: what is tried when the gate says no.
+    conversion: what each stage of the export is expected to take.
     """
 
     request: ExportRequest
@@ -121,6 +123,7 @@ class ExportPlan:
     native: Mapping[str, NativePlan] = field(default_factory=dict)
     preparation: Preparation | None = None
     ladder: tuple[Rung, ...] = ()
+    conversion: tuple[StageMemory, ...] = ()
 
     @property
     def portable(self) -> tuple[str, ...]:
@@ -293,6 +296,7 @@ def _plan_with_solver(
         heldout=frame.heldout,
         native={name: native[name] for name in formats if name in native},
         preparation=preparation,
+        conversion=conversion.stages,
     )
 
 

@@ -112,7 +112,23 @@ def result_text(result: ExportResult) -> str:
     packing = sum(value for stage, value in seconds.items() if stage not in ("verify", "golden", "gate"))
     cost = f"{format_seconds(sum(seconds.values()))} ({format_seconds(packing)} to quantize and pack)"
     peak = format_bytes(manifest.cost["peak_ram_bytes"])
-    return "\n".join([*parts, f"{result.directory}: {cost}, peak memory {peak}"])
+    return "\n".join([*parts, *_memory_parts(manifest), f"{result.directory}: {cost}, peak memory {peak}"])
+
+
+def _memory_parts(manifest: Manifest) -> list[str]:
+    """What was predicted of each stage's memory beside what it took; nothing for a manifest that does not tell."""
+    rows = [
+        (
+            row["stage"],
+            format_bytes(row["predicted_bytes"]),
+            format_bytes(row["measured_bytes"]),
+            f"{row['predicted_bytes'] / row['measured_bytes'] - 1:+.0%}",
+        )
+        for row in manifest.cost.get("stage_memory", ())
+    ]
+    if not rows:
+        return []
+    return [format_table(("memory to", "predicted", "measured", "off by"), rows, right={1, 2, 3})]
 
 
 def _stage_parts(manifest: Manifest) -> list[str]:
