@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from edgeport.devices.least_squares import solve_nonnegative
 from edgeport.devices.profile import KernelRates
-from edgeport.devices.rates import decode_seconds, kernel_rates, prefill_seconds
+from edgeport.devices.rates import decode_seconds, fixed_prompt_seconds, kernel_rates, prefill_seconds
 from edgeport.devices.work import DecodeWork, PromptWork
 from edgeport.errors import EdgeportError, UsageError
 
@@ -115,12 +115,12 @@ def _decode_row(work: DecodeWork, has_cache: bool) -> list[float]:
 
 def _fit_prompts(kernel: KernelRates, items: Sequence[PromptObservation]) -> KernelRates:
     """The fixed costs are those of decoding, once per chunk."""
-    fixed_only = replace(kernel_rates(kernel), operations=float("inf"))
+    known = kernel_rates(kernel)
     rows, seconds = [], []
     for item in items:
-        fixed = prefill_seconds(item.work, fixed_only) or 0.0
+        fixed = fixed_prompt_seconds(item.work, known)
         rows.append([item.work.operations + item.work.head_operations, item.work.attention_operations])
-        # Chunks overlap reading with arithmetic: never let the fixed part explain all of the time.
+        # Layers wait less for each other in a prompt: never let the fixed part explain all of the time.
         seconds.append(max(item.seconds - fixed, item.seconds / 2))
     per_operation, per_attention = _solve(rows, seconds, kernel, "prompts")
     if max(per_operation * row[0] / each for row, each in zip(rows, seconds, strict=True)) < SMALLEST_SHARE:

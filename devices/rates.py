@@ -34,15 +34,19 @@ def decode_seconds(work: DecodeWork, rates: Rates) -> float:
 
 
 def prefill_seconds(work: PromptWork, rates: Rates) -> float | None:
-    """One prompt; None where nobody knows how fast the device computes."""
+    """One prompt: arithmetic and reading the weights go on at once. None where nobody knows how fast the device computes."""
     if rates.operations is None:
         return None
     computing = work.operations / rates.operations
     computing += work.head_operations / (rates.head_operations or rates.operations)
     computing += work.attention_operations / (rates.attention_operations or rates.operations)
-    each = work.weights_bytes / rates.bandwidth
-    each += work.layers * rates.seconds_per_layer + rates.seconds_per_token
-    return computing + work.chunks * each
+    reading = work.chunks * work.weights_bytes / rates.bandwidth
+    return max(computing, reading) + fixed_prompt_seconds(work, rates)
+
+
+def fixed_prompt_seconds(work: PromptWork, rates: Rates) -> float:
+    """What the layers of each chunk cost whatever they compute."""
+    return work.chunks * (work.layers * rates.seconds_per_layer + rates.seconds_per_token)
 
 
 def kernel_for(

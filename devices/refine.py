@@ -12,7 +12,7 @@ from statistics import median
 
 from edgeport.devices.kernels import DecodeObservation, Observation, PromptObservation, predicted_seconds
 from edgeport.devices.profile import DeviceProfile, KernelRates
-from edgeport.devices.rates import kernel_for, kernel_rates, prefill_seconds
+from edgeport.devices.rates import fixed_prompt_seconds, kernel_for, kernel_rates
 
 NOISY_VARIATION = 0.05
 """Coefficient of variation above which bench calls a run noisy."""
@@ -107,7 +107,7 @@ def _first(profile: DeviceProfile, item: Observation, decode: DecodeObservation)
 def _with_prompt(kernel: KernelRates, prompt: PromptObservation) -> KernelRates:
     """One prompt gives one rate, of the matrices and of attention together."""
     work = prompt.work
-    fixed = prefill_seconds(work, replace(kernel_rates(kernel), operations=float("inf"))) or 0.0
+    fixed = fixed_prompt_seconds(work, kernel_rates(kernel))
     operations = work.operations + work.head_operations + work.attention_operations
     return replace(
         kernel, prefill_ops_per_s=round(operations / max(prompt.seconds - fixed, prompt.seconds / 2))

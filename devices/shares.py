@@ -7,7 +7,7 @@ Llama-3-8B is 4.92 GB in Q4_K_M and 16.07 GB in F16, with 32 layers; Phi-4 14B i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgeport.devices.profile import DeviceProfile, GpuPart
 
@@ -23,12 +23,15 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class SpeedClass:
-    """decode: share of the memory bandwidth. prompt: share of the peak arithmetic rate (INT8 on processors, FP16 on GPUs)."""
+    """decode: share of the memory bandwidth. prompt: share of the peak arithmetic rate (INT8 on processors, FP16 on GPUs).
+
+    seconds_per_layer: `low` belongs to the lower speed, so that it is the longest.
+    """
 
     name: str
     decode: Share
     prompt: Share
-    seconds_per_layer: float
+    seconds_per_layer: Share
 
 
 MEASURED = Share(0.7, 0.9, 1.1)
@@ -38,25 +41,39 @@ SECONDS_PER_LAYER_AND_CORE = 4.2e-6
 """Threads wait for each other several times a layer, the longer the more they are. EPYC 9554, Phi-4 Q4_K_M 28.7 and Q8_0 19.2
 tokens/s (ahelpme.com): 378 GB/s and 10.8 ms per token, 40 layers, 64 cores."""
 
+BYTES_PER_S_AND_CORE = Share(3e9, 7e9, 14e9)
+"""What a core asks of memory while it decodes. 16 cores of Strix Halo, Llama-2-7B Q4_0 28.6 tokens/s (llama.cpp#13565): 6.9 GB/s each; 4 of a Ryzen
+9 7950X 13 to 16 (ik_llama.cpp#54). Bounds machines whose memory is faster than that."""
+NO_TIME = Share(0.0, 0.0, 0.0)
 # Prompts reach 20-25 % of the INT8 rate of processors: Raspberry Pi 5 with LFM2-350M (llama.cpp#19356), Ryzen 9 7950X with
 # Llama-3.1-8B (ik_llama.cpp#54).
 CPU_PROMPT = Share(0.1, 0.22, 0.45)
 # Raspberry Pi 5, five quantizations of one model: 57-62 % (llama.cpp#26484).
-ARM_BOARD = SpeedClass("Arm board", Share(0.45, 0.6, 0.75), CPU_PROMPT, 0.0)
+ARM_BOARD = SpeedClass("Arm board", Share(0.45, 0.6, 0.75), CPU_PROMPT, NO_TIME)
+# Raspberry Pi 4, Llama-3.2-3B Q4_K_M 1.6 tokens/s (geerlingguy/ai-benchmarks): 25 %. Without dot products of bytes the arithmetic of
+# INT4 weights takes longer than reading them.
+ARM_WITHOUT_DOT_PRODUCTS = SpeedClass(
+    "Arm board without dot products", Share(0.15, 0.25, 0.4), CPU_PROMPT, NO_TIME
+)
 # i9-13900K 70 % (llama.cpp#34), Ryzen 9 7950X 63-78 % (ik_llama.cpp#54), EPYC 9554 82 % beside the cost per layer.
-# Processors whose memory is faster than their cores can ask for reach much less: the lower end.
-PROCESSOR = SpeedClass("processor", Share(0.4, 0.65, 0.9), CPU_PROMPT, 0.0)
+PROCESSOR = SpeedClass("processor", Share(0.4, 0.65, 0.9), CPU_PROMPT, NO_TIME)
 
-# RTX 4090, 8B Q4_K_M 127.7 and F16 54.3 tokens/s: all of the bandwidth and 3.2 ms. Prompts: 88 % of the FP16 rate.
+# RTX 4090, 8B Q4_K_M 127.7 and F16 54.3 tokens/s: all of the bandwidth and 3.2 ms, 100 us a layer. Prompts: 88 % of the FP16 rate.
+# Newer builds need less: TinyLlama 762 tokens/s on the same card is at most 29 us a layer (geerlingguy/ai-benchmarks#43). The
+# expected cost lies between the two.
 # A100 PCIe 138.3 and 54.6: 52 % and 2.3 ms; H100 PCIe 144.5 and 67.8: 70 % and 3.5 ms. Prompts 39 and 22 %.
 # All three: llama.cpp, github.com/XiongjieDai/GPU-Benchmarks-on-LLM-Inference
-GRAPHICS_CARD = SpeedClass("graphics card", Share(0.7, 0.95, 1.05), Share(0.3, 0.7, 0.95), 100e-6)
-HBM_CARD = SpeedClass("HBM card", Share(0.45, 0.6, 0.85), Share(0.15, 0.3, 0.6), 90e-6)
+GRAPHICS_CARD = SpeedClass(
+    "graphics card", Share(0.7, 0.95, 1.05), Share(0.3, 0.7, 0.95), Share(100e-6, 50e-6, 25e-6)
+)
+HBM_CARD = SpeedClass("HBM card", Share(0.45, 0.6, 0.85), Share(0.15, 0.3, 0.6), Share(110e-6, 80e-6, 25e-6))
 # A100 40 GB, Llama-3.1-8B in BF16: 77 % (johnmusgrave.com); AGX Orin, 1B to 3B in BF16: 78-80 %, Qwen3-0.6B 68 %
 # (embedl/Edge-Inference-Benchmarks). Kernels are launched as one recorded graph.
-VLLM = SpeedClass("GPU with vLLM", Share(0.6, 0.8, 0.95), Share(0.2, 0.45, 0.9), 45e-6)
+VLLM = SpeedClass("GPU with vLLM", Share(0.6, 0.8, 0.95), Share(0.2, 0.45, 0.9), Share(90e-6, 45e-6, 20e-6))
 # M1 Max 42 %, M3 Max 62 %, M2 Ultra 47 % (XiongjieDai), M4 Pro 91 % and 1.4 ms, GB10 79 % (geerlingguy/ai-benchmarks).
-SHARED_MEMORY = SpeedClass("GPU on shared memory", Share(0.35, 0.7, 0.95), Share(0.15, 0.45, 0.9), 50e-6)
+SHARED_MEMORY = SpeedClass(
+    "GPU on shared memory", Share(0.35, 0.7, 0.95), Share(0.15, 0.45, 0.9), Share(100e-6, 50e-6, 25e-6)
+)
 
 HBM_NAMES = (
     "A100", "A800", "H100", "H200", "H800", "GH200", "B100", "B200", "GB200", "V100", "P100", "MI2", "MI3",
@@ -76,9 +93,12 @@ UNPUBLISHED = 0.75
 
 def cpu_class(profile: DeviceProfile) -> SpeedClass:
     """The class of the processor; the cost per layer grows with its cores."""
-    is_board = profile.architecture == "aarch64" and profile.cores <= 8 and "i8mm" not in profile.isa
-    kind = ARM_BOARD if is_board else PROCESSOR
-    return SpeedClass(kind.name, kind.decode, kind.prompt, SECONDS_PER_LAYER_AND_CORE * profile.cores)
+    kind = PROCESSOR
+    if profile.architecture == "aarch64" and "i8mm" not in profile.isa and profile.cores <= 8:
+        has_dot_products = "dotprod" in profile.isa or not profile.isa
+        kind = ARM_BOARD if has_dot_products else ARM_WITHOUT_DOT_PRODUCTS
+    each = SECONDS_PER_LAYER_AND_CORE * profile.cores
+    return replace(kind, seconds_per_layer=Share(each, each, each))
 
 
 def gpu_class(gpu: GpuPart, engine: str) -> SpeedClass:

@@ -2,7 +2,8 @@
 
     seconds per decoded token = weights read / bandwidth + KV cache read / cache bandwidth
                                 + layers * seconds per layer + seconds per token
-    seconds per prompt = operations / rate + attention's operations / its rate + the weights once per chunk + the fixed costs
+    seconds per prompt = max(operations / rate + attention's operations / its rate, the weights once per chunk / bandwidth)
+                         + the fixed costs of each chunk
 
 The rates come from the best there is: the engine measured on the device (`KernelRates`), the bandwidth measured there, the
 data sheet with the shares that published runs reached (`shares`). A batch reads the weights once and computes once for each
@@ -28,6 +29,7 @@ from edgeport.devices.shape import ModelShape
 from edgeport.devices.shares import (
     ALL_REDUCE_SECONDS,
     ALL_REDUCES_PER_LAYER,
+    BYTES_PER_S_AND_CORE,
     MEASURED,
     SECONDS_PER_HOP,
     UNPUBLISHED,
@@ -186,11 +188,22 @@ def _processor(run: _Run) -> Basis:
         rate, share, what = profile.sustained_bandwidth_bytes_per_s, MEASURED, "measured"
     else:
         rate, share, what = profile.memory_bandwidth_bytes_per_s, kind.decode, f"data sheet, {kind.name}"
+        share = _within_cores(share, rate, profile.cores)
     source = f"{share.expected:.0%} of {rate / 1e9:.1f} GB/s ({what})"
     if run.engine != PUBLISHED_CPU_ENGINE:
         share = replace(share, low=share.low * UNPUBLISHED)
         source += f"; no published runs of {run.engine}, so that it may be slower"
     return _from_shares(run, rate, share, kind, source)
+
+
+def _within_cores(share: Share, rate: float, cores: int) -> Share:
+    """Few cores cannot ask for all that a wide memory gives."""
+    each = BYTES_PER_S_AND_CORE
+    return Share(
+        min(share.low, cores * each.low / rate),
+        min(share.expected, cores * each.expected / rate),
+        min(share.high, cores * each.high / rate),
+    )
 
 
 def _gpu_data_sheet(run: _Run, gpu: GpuPart) -> Basis:
@@ -212,13 +225,17 @@ def _from_shares(run: _Run, rate: float, share: Share, kind: SpeedClass, source:
     if peaks[0] is None:
         source += "; no arithmetic rate is known, so that neither prompts nor what a batch costs can be told"
 
-    def rates(fraction: float, peak: float | None) -> Rates:
+    def rates(fraction: float, peak: float | None, per_layer: float) -> Rates:
         bandwidth = rate * fraction
-        return Rates(bandwidth, bandwidth, bandwidth, kind.seconds_per_layer, operations=peak)
+        return Rates(bandwidth, bandwidth, bandwidth, per_layer, operations=peak)
 
-    shares = (share.expected, share.low, share.high)
-    expected, low, high = (rates(fraction, peak) for fraction, peak in zip(shares, peaks, strict=True))
-    return Basis(expected, low, high, source)
+    fixed = kind.seconds_per_layer
+    return Basis(
+        rates(share.expected, peaks[0], fixed.expected),
+        rates(share.low, peaks[1], fixed.low),
+        rates(share.high, peaks[2], fixed.high),
+        source,
+    )
 
 
 def _peak_operations(run: _Run) -> tuple[float | None, float | None, float | None]:

@@ -115,10 +115,12 @@ def test_a_prompt_by_hand(board: DeviceProfile) -> None:
     """100 tokens in one chunk; llama.cpp computes the head for the last one only."""
     matrices = 2 * 100 * 2_000_000 + 2 * 500_000
     attention = 2 * 2 * 8 * (64 + 64) * 100 * 101 / 2
-    reading = 2_500_000 * 8.5 / 8 / 10e9 + 2 * 1e-4 + 2e-4
-    seconds = matrices / 1e11 + attention / 5e10 + reading
+    seconds = matrices / 1e11 + attention / 5e10 + 2 * 1e-4 + 2e-4
     estimate = on(board, toy(), prompt_tokens=100)
     assert estimate.prefill_tokens_per_s == pytest.approx(100 / seconds, rel=1e-6)
+    # A prompt of one token waits for the weights.
+    reading = 2_500_000 * 8.5 / 8 / 10e9 + 2 * 1e-4 + 2e-4
+    assert on(board, toy(), prompt_tokens=1).prefill_tokens_per_s == pytest.approx(1 / reading, rel=1e-6)
 
 
 def test_engines_that_compute_every_row_pay_for_the_head(board: DeviceProfile) -> None:
