@@ -7,20 +7,20 @@ the context that fits is the largest one that does, the bits are those that leav
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from edgeport.devices.memory import MemoryEstimate, Workload, engine_for, estimate_memory
+from edgeport.devices.memory import MemoryEstimate, Workload, engine_for, even_weights
+from edgeport.devices.plan_containers import Container
+from edgeport.devices.plan_place import Placement, largest_context, place
 from edgeport.devices.profile import DeviceProfile
 from edgeport.devices.shape import ModelShape, shape_of
 from edgeport.devices.speed import SpeedEstimate, estimate_speed
 from edgeport.devices.work import nominal_bits
 from edgeport.errors import DoesNotFit, UsageError
 from edgeport.manifest import ModelFacts
-from edgeport.units import format_bytes, format_count
+from edgeport.units import format_count
 
-SMALLEST_CONTEXT = 256
-"""A shorter context is not worth loading a model for; also llama.cpp's granularity."""
 SMALLEST_BITS = 2.0
 
 
@@ -29,7 +29,8 @@ class Fit:
     """The verdict for one format. `advice` lists changes that each make it fit, empty when it fits.
 
     largest_context: what the memory holds, at most what the model was trained for; 0 when not even 256 tokens fit.
-    offered: the device's profile names an engine for this format.
+    offered: the device's profile names an engine for this format. required_bytes, available_bytes: of the fullest GPU where
+    the engine runs on GPUs, else of RAM.
     """
 
     format: str
@@ -38,6 +39,7 @@ class Fit:
     on_gpu: bool
     fits: bool
     memory: MemoryEstimate
+    required_bytes: int
     available_bytes: int
     largest_context: int
     speed: SpeedEstimate
@@ -75,7 +77,7 @@ def require_fit(
         raise UsageError("no format was given")
     if any(fit.fits for fit in candidates):
         return verdicts
-    smallest = min(candidates, key=lambda fit: fit.memory.required_bytes - fit.available_bytes)
+    smallest = min(candidates, key=lambda fit: fit.required_bytes - fit.available_bytes)
     raise DoesNotFit(
         f"the model does not fit '{profile.name}': {smallest.reason}",
         hint="; or ".join(smallest.advice)
@@ -86,89 +88,64 @@ def require_fit(
 def _fit(
     model: ModelFacts, format_name: str, weights_bytes: int, profile: DeviceProfile, context_length: int
 ) -> Fit:
-    engine = engine_for(profile, format_name)
-    on_gpu = profile.runs_on_gpu(engine)
-    available = profile.available_bytes(on_gpu)
-    shape = shape_of(model)
-    memory = estimate_memory(shape, weights_bytes, engine, Workload(context_length))
+    shape, engine = shape_of(model), engine_for(profile, format_name)
+    workload = Workload(context_length)
+
+    def container(size_bytes: int) -> Container:
+        # Only the size is known: equal bits everywhere, so that tensors share it as they share the parameters.
+        weights = even_weights(shape, size_bytes)
+        return Container(format_name, "f16", weights, nominal_bits(shape, max(1, size_bytes)), is_file=True)
+
+    def holds(size_bytes: int) -> bool:
+        return place(shape, container(size_bytes), engine, workload, profile).fits
+
+    found = place(shape, container(weights_bytes), engine, workload, profile)
+    largest = largest_context(shape, container(weights_bytes), engine, workload, profile)
+    advice: tuple[str, ...] = ()
+    if not found.fits:
+        advice = _advice(shape, weights_bytes, found, largest, _largest_weights(weights_bytes, holds))
     # The reference reads its float32 copy, every other engine as many bytes as the file has.
-    read_bytes = memory.weights_bytes if engine == "reference" else weights_bytes
-    bits = nominal_bits(shape, read_bytes)
-    is_enough = memory.required_bytes <= available
-    largest = _largest_context(shape, weights_bytes, engine, available)
+    read_bytes = found.memory.weights_bytes if engine == "reference" else weights_bytes
     return Fit(
         format=format_name,
         engine=engine,
         offered=profile.engine_for(format_name) is not None,
-        on_gpu=on_gpu,
-        fits=is_enough,
-        memory=memory,
-        available_bytes=available,
+        on_gpu=found.gpus > 0,
+        fits=found.fits,
+        memory=found.memory,
+        required_bytes=found.required_bytes,
+        available_bytes=found.available_bytes,
         largest_context=largest,
-        speed=estimate_speed(shape, read_bytes, bits, profile, engine, on_gpu=on_gpu),
-        reason=_reason(memory, available),
-        advice=() if is_enough else _advice(shape, weights_bytes, memory, available, largest),
-    )
-
-
-def _largest_context(shape: ModelShape, weights_bytes: int, engine: str, available_bytes: int) -> int:
-    """The longest context whose estimate stays within the memory (it grows with the context): bisection."""
-
-    def holds(context: int) -> bool:
-        return (
-            estimate_memory(shape, weights_bytes, engine, Workload(context)).required_bytes <= available_bytes
-        )
-
-    low, high = min(SMALLEST_CONTEXT, shape.context_length), shape.context_length
-    if not holds(low):
-        return 0
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if holds(middle) else (low, middle - 1)
-    return low
-
-
-def _reason(memory: MemoryEstimate, available_bytes: int) -> str:
-    terms = (
-        f"weights {format_bytes(memory.weights_bytes)}, KV cache {format_bytes(memory.kv_cache_bytes)} for "
-        f"{memory.context_length} tokens, compute {format_bytes(memory.compute_bytes)}, "
-        f"engine {format_bytes(memory.overhead_bytes)}"
-    )
-    return (
-        f"{memory.format} in {memory.engine} needs {format_bytes(memory.required_bytes)} ({terms}), "
-        f"{format_bytes(available_bytes)} are usable"
-    )
+        speed=estimate_speed(
+            shape, read_bytes, nominal_bits(shape, read_bytes), profile, engine,
+            on_gpu=found.gpus > 0, split=found.layout,
+        ),
+        reason=found.reason,
+        advice=advice,
+    )  # fmt: skip
 
 
 def _advice(
-    shape: ModelShape, weights_bytes: int, memory: MemoryEstimate, available_bytes: int, largest_context: int
+    shape: ModelShape, weights_bytes: int, found: Placement, largest: int, smaller_bytes: int
 ) -> tuple[str, ...]:
     """Changes that are each enough alone."""
     advice = []
-    if largest_context:
-        advice.append(f"lower the context to {largest_context} tokens")
-    smaller = _largest_weights(shape, weights_bytes, memory, available_bytes)
-    bits = math.floor(80 * smaller / shape.parameters) / 10
-    if memory.engine != "reference" and bits >= SMALLEST_BITS:
+    if largest:
+        advice.append(f"lower the context to {largest} tokens")
+    bits = math.floor(80 * smaller_bytes / shape.parameters) / 10
+    if found.memory.engine != "reference" and bits >= SMALLEST_BITS:
         bits_now = 8 * weights_bytes / shape.parameters
         advice.append(f"store the weights in at most {bits:.1f} bits each instead of {bits_now:.1f}")
-    if not advice:
-        rest = memory.required_bytes - memory.weights_bytes
-        share = max(0, available_bytes - rest) / memory.weights_bytes
-        if share > 0:
-            advice.append(
-                f"take a model of at most {format_count(shape.parameters * share)} parameters at the same precision"
-            )
+    if not advice and smaller_bytes:
+        size = format_count(shape.parameters * smaller_bytes / weights_bytes)
+        advice.append(f"take a model of at most {size} parameters at the same precision")
     return tuple(advice)
 
 
-def _largest_weights(
-    shape: ModelShape, weights_bytes: int, memory: MemoryEstimate, available_bytes: int
-) -> int:
+def _largest_weights(weights_bytes: int, holds: Callable[[int], bool]) -> int:
     """The most bytes of weights, below `weights_bytes`, that fit with everything else unchanged; 0 when none do."""
     low, high = 0, weights_bytes
     while low < high:
         middle = (low + high + 1) // 2
-        smaller = estimate_memory(shape, middle, memory.engine, Workload(memory.context_length))
-        low, high = (middle, high) if smaller.required_bytes <= available_bytes else (low, middle - 1)
+        low, high = (middle, high) if holds(middle) else (low, middle - 1)
     return low

@@ -108,14 +108,19 @@ def _of_artifact(shape: ModelShape, manifest: Manifest) -> tuple[Container, ...]
 
 
 def _of_entry(shape: ModelShape, entry: ContainerEntry, precision: str) -> Container:
-    """The estimate for the recipe's bits, corrected by the size of the files: a mix gives some layers more."""
-    found = container_of(shape, base_format(entry.format), precision, is_file=True)
+    """The recipe's bits with the size of the files: a mix gives some layers more."""
     size = sum(
         item.size_bytes
         for item in entry.files
         if Path(item.path).suffix in WEIGHT_FILES and "tokenizer" not in item.path
     )
-    more = size - found.file_bytes
+    return of_size(shape, base_format(entry.format), precision, size)
+
+
+def of_size(shape: ModelShape, format_name: str, precision: str, size_bytes: int) -> Container:
+    """A container of this many bytes; what differs from the precision's own size is counted to the decoder's matrices."""
+    found = container_of(shape, format_name, precision, is_file=True)
+    more = size_bytes - found.file_bytes
     weights = replace(found.weights, linear_bytes=max(1, found.weights.linear_bytes + more))
     return replace(found, weights=weights)
 

@@ -12,6 +12,7 @@ from edgeport.devices.plan_containers import Container
 from edgeport.devices.profile import DeviceProfile
 from edgeport.devices.shape import CacheShape, ModelShape, TensorShape
 from edgeport.devices.split import Load, Split, degrees, split
+from edgeport.units import format_bytes
 
 SMALLEST_CONTEXT = 256
 """A shorter context is not worth loading a model for; also llama.cpp's granularity."""
@@ -33,6 +34,25 @@ class Placement:
     @property
     def fits(self) -> bool:
         return self.required_bytes <= self.available_bytes
+
+    @property
+    def layout(self) -> tuple[int, int]:
+        """(tensor parallel, pipeline stages)."""
+        return (1, 1) if self.split is None else (self.split.tensor_parallel, self.split.pipeline_parallel)
+
+    @property
+    def reason(self) -> str:
+        """The verdict's numbers, term by term."""
+        memory = self.memory
+        where = ("", " on the GPU", " on each GPU")[min(self.gpus, 2)]
+        fullest = f" on the fullest of {self.gpus} GPUs" if self.gpus > 1 else ""
+        all_of_it = "in all: " if self.gpus > 1 else ""
+        return (
+            f"{memory.format} in {memory.engine} needs {format_bytes(self.required_bytes)}{fullest} "
+            f"({all_of_it}weights {format_bytes(memory.weights_bytes)}, KV cache {format_bytes(memory.kv_cache_bytes)} for "
+            f"{memory.context_length} tokens, compute {format_bytes(memory.compute_bytes)}, "
+            f"engine {format_bytes(memory.overhead_bytes)}), {format_bytes(self.available_bytes)} are usable{where}"
+        )
 
 
 def place(
@@ -99,7 +119,7 @@ def packed_block(container: Container) -> int:
 
 def load_of(shape: ModelShape, container: Container, memory: MemoryEstimate, workload: Workload) -> Load:
     """The estimate of the whole, divided among tensors as they are stored; each layer's cache as the engine allocates it."""
-    stored = container.weights.size_bytes or 1
+    stored = sum(container.tensor_bytes(tensor, shape) for tensor in shape.tensors) or 1
 
     def tensor_bytes(tensor: TensorShape) -> float:
         return memory.weights_bytes * container.tensor_bytes(tensor, shape) / stored

@@ -18,7 +18,6 @@ from edgeport.devices.profile import DeviceProfile
 from edgeport.devices.shape import ModelShape
 from edgeport.devices.speed import SpeedEstimate, estimate_speed
 from edgeport.devices.split import Split
-from edgeport.units import format_bytes
 
 Verdict = Literal["fits", "fits with changes", "no"]
 
@@ -96,7 +95,7 @@ def plan_row(
         speed=speed,
         speed_at_context=full,
         verdict=verdict,
-        reason=_reason(found),
+        reason=found.reason,
         advice=advice,
         advice_text=tuple(advice_texts(advice, shape)),
         split=found.split,
@@ -110,16 +109,13 @@ def speed_of(
     """Speed of the placement at an empty and at a full cache: only the GPUs it takes count. None for what decodes nothing."""
     if not decodes(shape):
         return None, None
-    layout = (
-        (found.split.tensor_parallel, found.split.pipeline_parallel) if found.split is not None else (1, 1)
-    )
     engine = found.memory.engine
     # The reference reads its float32 copy, every other engine as many bytes as the tensors have.
     read_bytes = found.memory.weights_bytes if engine == "reference" else container.weights.size_bytes
     empty, full = (
         estimate_speed(
             shape, read_bytes, container.bits, profile, engine,
-            depth=depth, batch=workload.batch, on_gpu=found.gpus > 0, kv_bits=workload.kv_bits, split=layout,
+            depth=depth, batch=workload.batch, on_gpu=found.gpus > 0, kv_bits=workload.kv_bits, split=found.layout,
         )
         for depth in (0, workload.context_length - 1)
     )  # fmt: skip
@@ -129,15 +125,3 @@ def speed_of(
 def decodes(shape: ModelShape) -> bool:
     """Whether the model generates text: an encoder keeps nothing of a sequence."""
     return any(cache.values_per_token or cache.state_bytes for cache in shape.caches)
-
-
-def _reason(found: Placement) -> str:
-    memory = found.memory
-    where = "usable" if not found.gpus else f"usable on {'the GPU' if found.gpus == 1 else 'each GPU'}"
-    shared = f" on the fullest of {found.gpus} GPUs" if found.gpus > 1 else ""
-    return (
-        f"{memory.format} in {memory.engine} needs {format_bytes(found.required_bytes)}{shared} "
-        f"(in all: weights {format_bytes(memory.weights_bytes)}, KV cache {format_bytes(memory.kv_cache_bytes)} for "
-        f"{memory.context_length} tokens, compute {format_bytes(memory.compute_bytes)}, "
-        f"engine {format_bytes(memory.overhead_bytes)}), {format_bytes(found.available_bytes)} are {where}"
-    )

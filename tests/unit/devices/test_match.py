@@ -110,8 +110,16 @@ def test_the_gpu_s_memory_counts_for_its_engines(llama31_8b: ModelFacts) -> None
     assert fit.fits
     (too_big,) = fits(llama31_8b, {"safetensors": 32_000_000_000}, workstation, 8192)
     assert not too_big.fits
-    (both,) = fits(llama31_8b, {"safetensors": 32_000_000_000}, load_profile("multi-gpu"), 8192)
-    assert both.fits and both.available_bytes == int(0.9 * 160 * GIB)
+    (both,) = fits(llama31_8b, {"safetensors": 120_000_000_000}, load_profile("multi-gpu"), 8192)
+    assert both.fits and both.available_bytes == int(0.9 * 80 * GIB)
+    assert both.memory.required_bytes / 2 < both.required_bytes < both.available_bytes
+
+
+def test_two_gpus_hold_less_than_their_memory_together(llama31_8b: ModelFacts) -> None:
+    """The engine and its buffers are on each of them: 143 GiB of weights fit 2 x 72 GiB together, and neither GPU."""
+    (fit,) = fits(llama31_8b, {"safetensors": 142 * GIB}, load_profile("multi-gpu"), 2048)
+    assert fit.memory.required_bytes < 2 * fit.available_bytes
+    assert not fit.fits and "on the fullest of 2 GPUs" in fit.reason
 
 
 def test_a_context_beyond_the_model_is_a_usage_error(qwen25_05b: ModelFacts, edge: DeviceProfile) -> None:
