@@ -15,6 +15,7 @@ from edgeport.export.request import ExportRequest, make_plan, packed_bytes
 from edgeport.export.source import open_source
 
 PROFILE = """
+kind = "board"
 tier = "edge"
 description = "a board of 32 MiB"
 ram_gib = 0.03125
