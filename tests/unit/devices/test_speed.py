@@ -11,6 +11,7 @@ from edgeport.devices.catalog import load_profile
 from edgeport.devices.profile import DeviceProfile, KernelRates
 from edgeport.devices.shape import CacheShape, ModelShape, TensorShape, shape_of
 from edgeport.devices.speed import SpeedEstimate, estimate_speed
+from edgeport.devices.work import attention_operations
 from edgeport.errors import UsageError
 from edgeport.manifest import ModelFacts
 
@@ -163,6 +164,29 @@ def test_the_head_of_an_int4_model_runs_on_int8_kernels(board: DeviceProfile) ->
     estimate = estimate_speed(toy(), size, 4, profile, "llama.cpp")
     seconds = 2_000_000 * 4.5 / 8 / 4e9 + 500_000 * 8.5 / 8 / 10e9 + 2 * 1e-4 + 2e-4
     assert estimate.decode_tokens_per_s == pytest.approx(1 / seconds, rel=1e-5)
+
+
+def test_a_tied_table_is_computed_as_a_head(board: DeviceProfile) -> None:
+    """At the rate of INT8 kernels while decoding, and by llama.cpp for the last token of a prompt only."""
+    four = dataclasses.replace(RATES, bits=4, decode_bandwidth_bytes_per_s=4 * 10**9)
+    profile = dataclasses.replace(board, kernels=(four, RATES))
+    tied = toy(tied_embeddings=True, tensors=toy().tensors[:3])
+    size = round((2_000_000 * 4.5 + 500_000 * 8.5) / 8)
+    estimate = estimate_speed(tied, size, 4, profile, "llama.cpp", prompt_tokens=100)
+    own = round((2_000_000 * 4.5 + 1_000_000 * 8.5) / 8)
+    untied = estimate_speed(toy(), own, 4, profile, "llama.cpp", prompt_tokens=100)
+    assert estimate.decode_tokens_per_s == pytest.approx(untied.decode_tokens_per_s, rel=1e-5)
+    assert estimate.prefill_tokens_per_s == pytest.approx(untied.prefill_tokens_per_s, rel=1e-5)
+
+
+def test_a_window_bounds_attention_in_prompts() -> None:
+    """A token attends to at most 100 positions: 1 + 2 + ... + 100 for the first hundred, then 100 each."""
+    shape = toy(caches=(CacheShape(8, 64, 64, window=100),))
+    each = 2 * 8 * 128
+    assert attention_operations(shape, 1000) == each * (100 * 101 / 2 + 900 * 100)
+    assert attention_operations(shape, 10, depth=95) == each * (96 + 97 + 98 + 99 + 100 + 5 * 100)
+    assert attention_operations(shape, 10, depth=500) == each * 10 * 100
+    assert attention_operations(toy(), 10, depth=20) == 2 * each * sum(range(21, 31))
 
 
 def test_the_source_goes_from_kernels_to_bandwidth_to_data_sheet(
