@@ -97,7 +97,8 @@ def _tensor(path: Path, name: str, item: Any, data: int, file_bytes: int) -> Sto
     dtype, shape, places = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in ELEMENT_BITS:
         raise _unusable(path, f"{name!r:.80} has the unknown type {dtype!r:.20}")
-    if not _sizes(shape) or not _sizes(places) or len(places) != 2:
+    shape, places = _sizes(shape), _sizes(places)
+    if shape is None or places is None or len(places) != 2:
         raise _unusable(path, f"{name!r:.80} has no usable shape and data_offsets")
     elements = 1
     for size in shape:
@@ -110,10 +111,12 @@ def _tensor(path: Path, name: str, item: Any, data: int, file_bytes: int) -> Sto
     return StoredTensor(name, dtype, tuple(shape), data + begin, data + end)
 
 
-def _sizes(value: Any) -> bool:
-    return isinstance(value, list) and all(
+def _sizes(value: Any) -> list[int] | None:
+    """A list of whole numbers that are not negative, None for anything else."""
+    usable = isinstance(value, list) and all(
         isinstance(item, int) and not isinstance(item, bool) and 0 <= item < MOST_ELEMENTS for item in value
     )
+    return value if usable else None
 
 
 def _unusable(path: Path, what: str) -> UsageError:

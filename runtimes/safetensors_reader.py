@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeport.errors import ArtifactError
+from edgeport.devices.safetensors_header import read_safetensors_header
+from edgeport.errors import ArtifactError, UsageError
 
 Array = npt.NDArray[Any]
 _DTYPES = {
     "F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8",
     "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?",
 }  # fmt: skip
-_HEADER_LIMIT_BYTES = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,25 +121,13 @@ def _to_float32(stored: Array) -> npt.NDArray[np.float32]:
 
 def _read_header(path: Path) -> Iterator[tuple[str, _Entry]]:
     """Entries of one file, each checked to lie inside of it."""
-    file_bytes = path.stat().st_size
     try:
-        with path.open("rb") as stream:
-            header_bytes = int.from_bytes(stream.read(8), "little")
-            if not 2 <= header_bytes <= min(_HEADER_LIMIT_BYTES, file_bytes - 8):
-                raise ArtifactError(
-                    f"{path} is not a safetensors file or is cut short: header of {header_bytes} bytes"
-                )
-            header = json.loads(stream.read(header_bytes))
-        for name, item in header.items():
-            if name == "__metadata__":
-                continue
-            begin, end = item["data_offsets"]
-            entry = _Entry(path, _DTYPES[item["dtype"]], tuple(item["shape"]), 8 + header_bytes + begin)
-            expected = int(np.prod(entry.shape, dtype=np.int64)) * np.dtype(entry.dtype).itemsize
-            if end - begin != expected or 8 + header_bytes + end > file_bytes:
-                raise ArtifactError(
-                    f"{path} is damaged or cut short: {name} needs {expected} bytes at {begin}, the file has {file_bytes}"
-                )
-            yield name, entry
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path} cannot be read as safetensors: {error!r}") from error
+        stored = read_safetensors_header(path)
+    except UsageError as error:
+        raise ArtifactError(error.message, hint=error.hint) from error
+    for tensor in stored:
+        if tensor.dtype not in _DTYPES:
+            raise ArtifactError(
+                f"{path}: {tensor.name} is stored as {tensor.dtype}, which numpy does not have"
+            )
+        yield tensor.name, _Entry(path, _DTYPES[tensor.dtype], tensor.shape, tensor.begin)

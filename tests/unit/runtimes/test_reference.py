@@ -120,7 +120,7 @@ def test_a_cut_file_is_named(tiny_llama_dir: Path, tmp_path: Path) -> None:
     folder = with_config(tiny_llama_dir, tmp_path / "cut")
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(ArtifactError, match=r"model\.safetensors is damaged or cut short"):
+    with pytest.raises(ArtifactError, match=r"model\.safetensors is no usable .* cut short"):
         open_session(folder, SessionOptions())
 
 
