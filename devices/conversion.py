@@ -39,9 +39,16 @@ class CalibrationLoad:
 
 @dataclass(frozen=True, slots=True)
 class StageMemory:
+    """bytes: what must be free. mapped_bytes: pages of files beside them that the kernel may drop; a measured peak has them."""
+
     stage: str
     bytes: int
     basis: str
+    mapped_bytes: int = 0
+
+    @property
+    def resident_bytes(self) -> int:
+        return self.bytes + self.mapped_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +96,8 @@ def conversion_memory(
         model.hidden_size * max(model.vocab_size, model.intermediate_size) * largest_bits_per_weight / 8
     )
     workers = threads * PIECES_PER_WORKER * PIECE_BYTES
+    # The OpenVINO writer's constants lie in the mapped checkpoint until the model is saved.
+    checkpoint = round(model.parameters * model.bits_per_weight / 8)
     return ConversionEstimate(
         (
             StageMemory(
@@ -97,7 +106,10 @@ def conversion_memory(
                 f"{threads} workers with {PIECES_PER_WORKER} pieces of 8 MiB, the largest packed tensor and its neighbours",
             ),
             StageMemory(
-                "pack", PROCESS_BYTES + 2 * largest, "the largest tensor, and a copy in the container's order"
+                "pack",
+                PROCESS_BYTES + 2 * largest,
+                "the largest tensor, and a copy in the container's order",
+                max(0, checkpoint - 2 * largest),
             ),
             StageMemory(
                 "golden",

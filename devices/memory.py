@@ -14,6 +14,7 @@ reference: every weight in float32.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -25,6 +26,8 @@ from edgeport.errors import UsageError
 
 MIB = 2**20
 BLOCK = 32
+FAULT_AROUND_BYTES = 64 << 10
+"""Linux' default: https://docs.kernel.org/admin-guide/mm/ (fault_around_bytes)."""
 FLOAT_BITS = 12
 """Containers with more bits per weight than this hold floats."""
 
@@ -135,7 +138,7 @@ def estimate_memory(
         ),
         compute_bytes=_compute_bytes(shape, engine, context_length),
         overhead_bytes=constants.overhead_bytes + constants.bytes_per_token * shape.vocab_size,
-        mapped_bytes=_mapped_bytes(parts, engine),
+        mapped_bytes=_mapped_bytes(parts, engine, context_length),
         basis=f"{engine}: prompts in chunks of {constants.chunk_tokens} tokens",
     )
 
@@ -201,7 +204,13 @@ def _resident_weights(shape: ModelShape, weights: WeightsEstimate, engine: str) 
     return multiplied + constants.bytes_per_block * blocks
 
 
-def _mapped_bytes(weights: WeightsEstimate, engine: str) -> int:
-    if engine == "onnxruntime":
-        return weights.embedding_bytes if weights.bits_per_weight <= FLOAT_BITS else 0
-    return round(weights.size_bytes * ENGINES[engine].mapped_share)
+def _mapped_bytes(weights: WeightsEstimate, engine: str, context_length: int) -> int:
+    """onnxruntime reads rows of the embedding from the mapped file. The kernel maps at least the 64 KiB around each, and up to
+    the whole table where the file was not in the page cache: both were seen, and the middle is taken."""
+    if engine != "onnxruntime":
+        return round(weights.size_bytes * ENGINES[engine].mapped_share)
+    table = weights.embedding_bytes
+    if weights.bits_per_weight > FLOAT_BITS or not table:
+        return 0
+    touched = table * (1 - math.exp(-context_length * FAULT_AROUND_BYTES / table))
+    return round((touched + table) / 2)

@@ -64,7 +64,9 @@ def compare_memory(predicted: Sequence[StageMemory], clock: Clock) -> list[dict[
             if measured == name or measured.startswith(f"{name} ")
         ]
         if peaks:
-            rows.append({"stage": stage.stage, "predicted_bytes": stage.bytes, "measured_bytes": max(peaks)})
+            rows.append(
+                {"stage": stage.stage, "predicted_bytes": stage.resident_bytes, "measured_bytes": max(peaks)}
+            )
     return rows
 
 
