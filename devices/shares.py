@@ -42,8 +42,10 @@ SECONDS_PER_LAYER_AND_CORE = 4.2e-6
 tokens/s (ahelpme.com): 378 GB/s and 10.8 ms per token, 40 layers, 64 cores."""
 
 BYTES_PER_S_AND_CORE = Share(3e9, 7e9, 14e9)
-"""What a core asks of memory while it decodes. 16 cores of Strix Halo, Llama-2-7B Q4_0 28.6 tokens/s (llama.cpp#13565): 6.9 GB/s each; 4 of a Ryzen
-9 7950X 13 to 16 (ik_llama.cpp#54). Bounds machines whose memory is faster than that."""
+"""What a core asks of memory while it decodes; bounds machines whose memory is faster than that.
+
+16 cores of Strix Halo, Llama-2-7B Q4_0 28.6 tokens/s: 6.9 GB/s each (llama.cpp#13565). 4 cores of a Ryzen 9 7950X: 13 to 16
+(ik_llama.cpp#54)."""
 NO_TIME = Share(0.0, 0.0, 0.0)
 # Prompts reach 20-25 % of the INT8 rate of processors: Raspberry Pi 5 with LFM2-350M (llama.cpp#19356), Ryzen 9 7950X with
 # Llama-3.1-8B (ik_llama.cpp#54).
