@@ -124,6 +124,14 @@ def test_advice_applied_fits_and_one_step_less_does_not(case: tuple[str, str, st
             assert not apply(less, case), less
 
 
+def test_every_setting_is_advised_where_it_is_enough() -> None:
+    """8B INT4 with four caches of 512 MiB in 6.5 GiB: one sequence less, half the cache, and so on are each enough."""
+    row = row_of("llama-3.1-8b", "int4", with_ram(6.5), Workload(4096, batch=4))
+    knobs = [change.knob for change in row.advice.alone]
+    assert knobs == ["batch", "kv_bits", "precision", "context_length", "ffn_width"]
+    assert row.advice.alone[0].after == 3
+
+
 def test_changes_together_are_the_fewest() -> None:
     row = row_of("llama-3.1-8b", "int4", with_ram(3), Workload(32768))
     assert not row.advice.alone and len(row.advice.together) > 1
