@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edgeport.cli.detect_text import add_detect_arguments, detect
-from edgeport.devices.profile import KINDS
-from edgeport.devices.tiers import TIER_NAMES
 from edgeport.errors import UsageError
 from edgeport.manifest import to_json
 from edgeport.units import parse_bytes
@@ -31,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_filters(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("which devices are listed")
-    group.add_argument("--kind", choices=KINDS, help="of this kind only")
-    group.add_argument("--tier", choices=TIER_NAMES, help="of this tier only")
+    group.add_argument("--kind", metavar="NAME", help="of this kind: board, phone, laptop, gpu, ...")
+    group.add_argument("--tier", metavar="NAME", help="of this tier: edge, workstation, server, ...")
     group.add_argument("--min-ram", metavar="SIZE", help="with at least this much memory installed: 8GiB")
     group.add_argument("--find", metavar="TEXT", help="whose name or description holds these words")
 
@@ -61,8 +60,11 @@ def _list(arguments: argparse.Namespace) -> int:
     """The profiles that pass every filter; 1 when there are some and none passes."""
     from edgeport.cli.devices_text import list_text, tier_text
     from edgeport.devices.catalog import HOST, load_profile, names
-    from edgeport.devices.tiers import TIERS, tier_rank
+    from edgeport.devices.profile import KINDS
+    from edgeport.devices.tiers import TIER_NAMES, TIERS, tier_rank
 
+    _require_known("--kind", arguments.kind, KINDS)
+    _require_known("--tier", arguments.tier, TIER_NAMES)
     smallest = 0 if arguments.min_ram is None else parse_bytes(arguments.min_ram)
     every = [load_profile(name) for name in names() if name != HOST]
     chosen = [
@@ -84,6 +86,15 @@ def _list(arguments: argparse.Namespace) -> int:
         host = f"`{HOST}` is this machine, `edgeport devices {DETECT}` shows it."
         print("\n\n".join([list_text(chosen), tier_text(TIERS), host]))
     return 0 if chosen else 1
+
+
+def _require_known(option: str, value: str | None, allowed: Sequence[str]) -> None:
+    from edgeport.devices.profile_keys import nearest
+
+    if value is not None and value not in allowed:
+        raise UsageError(
+            f"{option} {value} is unknown{nearest(value, allowed)}", hint=f"allowed: {', '.join(allowed)}"
+        )
 
 
 def _mentions(profile: DeviceProfile, text: str | None) -> bool:
