@@ -133,7 +133,7 @@ def test_bench_says_that_a_container_does_not_fit(twin_artifact: Path, edgeport:
 
 
 def test_text_is_streamed_under_the_limits_or_it_does_not_fit(
-    llama_artifact: Path, edgeport: Edgeport
+    twin_artifact: Path, edgeport: Edgeport
 ) -> None:
     words = ("run", twin_artifact, "--runtime", "gguf", "--max-tokens", "4")
     done = edgeport(*words, "--as", PI, "def main(")
