@@ -86,7 +86,7 @@ report: $(READY) $(ARTIFACT) ## write OUT/report.html
 	$(EDGEPORT) report "$(OUT)"
 
 test: $(READY) ## every test but the slow ones
-	$(BIN)/python -m pytest -m "not slow and not benchmark"
+	$(BIN)/python -m pytest -m "not slow and not benchmark" -n auto --maxprocesses 4 --dist loadgroup
 
 test-all: $(READY) ## every test
 	$(BIN)/python -m pytest

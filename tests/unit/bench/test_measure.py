@@ -58,7 +58,7 @@ class ScriptedSession:
 def test_prompt_is_warmed_up_once_and_the_cache_cleared_before_each_repetition() -> None:
     session = ScriptedSession()
     samples = measure_prompt(session, Workload(n_prompt=512, repetitions=3), clock=session.clock)
-    assert session.calls == [("rewind", 0), ("feed", 512)] * 4
+    assert session.calls == [("rewind", 0), *[("rewind", 0), ("feed", 512)] * 4]
     assert samples.test == "pp512"
     assert samples.samples_ns == (512_000,) * 3
     assert samples.ttft_ns == (512_000,) * 3
@@ -75,14 +75,14 @@ def test_generation_feeds_single_tokens_and_keeps_each_time() -> None:
     assert samples.samples_ns == (46, 46)
 
 
-def test_depth_is_fed_before_the_clock_starts() -> None:
+def test_depth_is_fed_once_before_the_clock_starts() -> None:
     session = ScriptedSession()
-    workload = Workload(n_prompt=100, n_gen=2, n_depth=50, repetitions=1)
+    workload = Workload(n_prompt=100, n_gen=2, n_depth=50, repetitions=2)
     prompt = measure_prompt(session, workload, clock=session.clock)
-    assert session.calls == [("rewind", 0), ("feed", 50), ("feed", 100)] * 2
-    assert (prompt.test, prompt.samples_ns) == ("pp100 @ d50", (100_000,))
+    assert session.calls == [("rewind", 0), ("feed", 50), *[("rewind", 50), ("feed", 100)] * 3]
+    assert (prompt.test, prompt.samples_ns) == ("pp100 @ d50", (100_000,) * 2)
     generation = measure_generation(session, workload, clock=session.clock)
-    assert generation.token_ns == ((60, 61),)
+    assert generation.token_ns == ((60, 61),) * 2
     assert generation.test == "tg2 @ d50"
 
 
