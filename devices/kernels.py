@@ -1,6 +1,7 @@
 """Kernel rates from measurements: a fit over several models. Pure; `refine` corrects rates by one more run.
 
-    seconds per step = weights / bandwidth + KV cache / cache bandwidth + layers * seconds per layer + seconds per token
+    seconds per step = weights / bandwidth + KV cache / cache bandwidth + products of attention / their rate
+                       + layers * seconds per layer + seconds per token
 
 is linear in the unknowns, so that a few models of different width and depth separate them; the same holds for prompts with
 the products of the matrices and of attention. All observations count in relative terms.
@@ -89,28 +90,41 @@ def _common(observations: Sequence[Observation]) -> tuple[str, int]:
 
 def _fit_decode(kernel: KernelRates, items: Sequence[DecodeObservation]) -> KernelRates:
     """A cache that was never deep has no rate; one that costs nothing measurable has none either."""
-    has_cache = any(item.work.cache_bytes for item in items)
-    rows = [_decode_row(item.work, has_cache) for item in items]
-    solution = _solve(rows, [item.seconds for item in items], kernel, "decoding")
+    rows, solution = _solve_decode(kernel, items)
     per_byte, per_layer, per_token = solution[:3]
     if max(per_byte * row[0] / item.seconds for row, item in zip(rows, items, strict=True)) < SMALLEST_SHARE:
         raise EdgeportError(
             f"{kernel.engine} with {kernel.bits}-bit weights takes no longer for more weights: memory was not what was measured",
             hint="measure larger models, on an otherwise idle machine",
         )
-    cache = solution[3] if has_cache else 0.0
+    cache, attention = solution[3:]
     return replace(
         kernel,
         decode_bandwidth_bytes_per_s=round(1 / per_byte),
         seconds_per_layer=per_layer,
         seconds_per_token=per_token,
         cache_bandwidth_bytes_per_s=round(1 / cache) if cache else None,
+        decode_attention_ops_per_s=round(1 / attention) if attention else None,
     )
 
 
-def _decode_row(work: DecodeWork, has_cache: bool) -> list[float]:
-    row = [work.layers_bytes + work.head_bytes, float(work.layers), 1.0]
-    return [*row, work.cache_bytes] if has_cache else row
+def _solve_decode(
+    kernel: KernelRates, items: Sequence[DecodeObservation]
+) -> tuple[list[list[float]], list[float]]:
+    """Rows, and seconds per byte, layer, token, byte of cache and product of attention. Models that all share a key/value head
+    among as many query heads do not tell the last two apart: all of it then counts as bytes."""
+    seconds = [item.seconds for item in items]
+    rows = [
+        [item.work.layers_bytes + item.work.head_bytes, float(item.work.layers), 1.0, item.work.cache_bytes]
+        for item in items
+    ]
+    if not any(row[3] for row in rows):
+        return rows, [*_solve([row[:3] for row in rows], seconds, kernel, "decoding"), 0.0, 0.0]
+    attending = [[*row, item.work.attention_operations] for row, item in zip(rows, items, strict=True)]
+    shares = {round(row[4] / row[3], 6) for row in attending if row[3]}
+    if len(shares) > 1 and len(items) > len(attending[0]):
+        return attending, _solve(attending, seconds, kernel, "decoding")
+    return rows, [*_solve(rows, seconds, kernel, "decoding"), 0.0]
 
 
 def _fit_prompts(kernel: KernelRates, items: Sequence[PromptObservation]) -> KernelRates:

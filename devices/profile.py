@@ -66,9 +66,11 @@ class Constraints:
 class KernelRates:
     """What one engine was measured to reach on the device with weights of `bits` (4, 8 or 16).
 
-    Time per decoded token = weights read / decode_bandwidth + KV cache read / cache_bandwidth + layers * seconds_per_layer +
-    seconds_per_token; prompts: two operations per parameter and token at prefill_ops_per_s, and the products of attention at
-    attention_ops_per_s. None for the cache or attention: as the weights. source: the command or the link it comes from.
+    Time per decoded token = weights read / decode_bandwidth + KV cache read / cache_bandwidth + products of attention /
+    decode_attention_ops + layers * seconds_per_layer + seconds_per_token; prompts: two operations per parameter and token at
+    prefill_ops_per_s, and the products of attention at attention_ops_per_s. Of the cache's two costs, None for both: it is read
+    as the weights are; for one: the other is all it costs. attention_ops_per_s None: as the weights. source: the command or
+    the link it comes from.
     """
 
     engine: str
@@ -79,6 +81,7 @@ class KernelRates:
     prefill_ops_per_s: int | None = None
     cache_bandwidth_bytes_per_s: int | None = None
     attention_ops_per_s: int | None = None
+    decode_attention_ops_per_s: int | None = None
     source: str = ""
 
 

@@ -73,6 +73,7 @@ KERNEL_KEYS: Mapping[str, Key] = {
     "prefill_tops": Key("prefill_ops_per_s", "amount", False, factor=TERA),
     "cache_bandwidth_gb_per_s": Key("cache_bandwidth_bytes_per_s", "amount", False, factor=GIGA),
     "attention_tops": Key("attention_ops_per_s", "amount", False, factor=TERA),
+    "decode_attention_tops": Key("decode_attention_ops_per_s", "amount", False, factor=TERA),
     "source": Key("source", "text", False),
 }
 PUBLISHED_KEYS: Mapping[str, Key] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from edgeport.devices.profile import DeviceProfile, KernelRates
@@ -12,7 +13,7 @@ from edgeport.devices.work import DecodeWork, PromptWork
 class Rates:
     """What a device reaches: bytes and operations per second, and seconds that do not depend on either.
 
-    operations, head_operations and attention_operations are None where nobody knows.
+    operations, head_operations and the two of attention are None where nobody knows.
     """
 
     bandwidth: float
@@ -23,6 +24,7 @@ class Rates:
     operations: float | None = None
     head_operations: float | None = None
     attention_operations: float | None = None
+    decode_attention_operations: float | None = None
 
 
 def decode_seconds(work: DecodeWork, rates: Rates) -> float:
@@ -30,7 +32,11 @@ def decode_seconds(work: DecodeWork, rates: Rates) -> float:
     reading = work.layers_bytes / rates.bandwidth + work.head_bytes / rates.head_bandwidth
     computing = 0.0 if rates.operations is None else work.operations / rates.operations
     fixed = work.layers * rates.seconds_per_layer + rates.seconds_per_token
-    return max(reading, computing) + work.cache_bytes / rates.cache_bandwidth + fixed
+    # Every query head goes through the cache of its group: engines differ in how much of that is reading, how much arithmetic.
+    attending = work.cache_bytes / rates.cache_bandwidth
+    if rates.decode_attention_operations is not None:
+        attending += work.attention_operations / rates.decode_attention_operations
+    return max(reading, computing) + attending + fixed
 
 
 def prefill_seconds(work: PromptWork, rates: Rates) -> float | None:
@@ -62,15 +68,20 @@ def kernel_for(
 def kernel_rates(kernel: KernelRates, head: KernelRates | None = None) -> Rates:
     """Measured rates; `head`: of the kernels that compute the output head, the same ones when None."""
     head = head or kernel
+    attention = kernel.decode_attention_ops_per_s
+    cache = kernel.cache_bandwidth_bytes_per_s
+    if cache is None and attention is None:
+        cache = kernel.decode_bandwidth_bytes_per_s
     return Rates(
         bandwidth=kernel.decode_bandwidth_bytes_per_s,
         head_bandwidth=head.decode_bandwidth_bytes_per_s,
-        cache_bandwidth=kernel.cache_bandwidth_bytes_per_s or kernel.decode_bandwidth_bytes_per_s,
+        cache_bandwidth=math.inf if cache is None else cache,
         seconds_per_layer=kernel.seconds_per_layer,
         seconds_per_token=kernel.seconds_per_token,
         operations=kernel.prefill_ops_per_s,
         head_operations=head.prefill_ops_per_s,
         attention_operations=kernel.attention_ops_per_s,
+        decode_attention_operations=attention,
     )
 
 
@@ -89,6 +100,7 @@ def scaled(rates: Rates, factor: float) -> Rates:
         times(rates.operations),
         times(rates.head_operations),
         times(rates.attention_operations),
+        times(rates.decode_attention_operations),
     )
 
 

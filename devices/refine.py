@@ -116,11 +116,12 @@ def _with_prompt(kernel: KernelRates, prompt: PromptObservation) -> KernelRates:
 
 def _slower(kernel: KernelRates, factor: float, source: str) -> KernelRates:
     """Every time of decoding `factor` times as long."""
-    cache = kernel.cache_bandwidth_bytes_per_s
+    cache, attention = kernel.cache_bandwidth_bytes_per_s, kernel.decode_attention_ops_per_s
     return replace(
         kernel,
         decode_bandwidth_bytes_per_s=round(kernel.decode_bandwidth_bytes_per_s / factor),
         cache_bandwidth_bytes_per_s=None if cache is None else round(cache / factor),
+        decode_attention_ops_per_s=None if attention is None else round(attention / factor),
         seconds_per_layer=kernel.seconds_per_layer * factor,
         seconds_per_token=kernel.seconds_per_token * factor,
         source=source or kernel.source,

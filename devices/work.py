@@ -39,7 +39,8 @@ class StoredWeights:
 
 @dataclass(frozen=True, slots=True)
 class DecodeWork:
-    """One step that decodes a token of each of `batch` sequences. Bytes and operations are of the whole step."""
+    """One step that decodes a token of each of `batch` sequences. Bytes and operations are of the whole step; attention's
+    operations are among them, and apart."""
 
     layers_bytes: float
     head_bytes: float
@@ -47,6 +48,7 @@ class DecodeWork:
     operations: float
     layers: int
     batch: int = 1
+    attention_operations: float = 0.0
 
     @property
     def read_bytes(self) -> int:
@@ -122,6 +124,7 @@ def decode_work(
         operations=batch * (2 * shape.active_parameters + attention_operations(shape, 1, depth=depth)),
         layers=shape.layers,
         batch=batch,
+        attention_operations=batch * attention_operations(shape, 1, depth=depth),
     )
 
 

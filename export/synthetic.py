@@ -24,8 +24,8 @@ from edgeport.progress import NO_PROGRESS
 from edgeport.scheme import TensorScheme
 
 BLOCK = 32
-KV_SHARE = 4
-"""Query heads per key/value head."""
+KV_SHARES = (4, 2, 6)
+"""Query heads per key/value head, of the three models: engines differ in whether the cache costs by one or by the other."""
 SMALLEST_HIDDEN = 128
 WIDE_HIDDEN = (2048, 1536, 1024, 768, 512, 384, 256, 128)
 NARROW_HIDDEN = (1024, 768, 512, 384, 256, 128)
@@ -42,6 +42,7 @@ class SyntheticShape:
     name: str
     hidden_size: int
     layers: int
+    kv_share: int = KV_SHARES[0]
 
     @property
     def config(self) -> dict[str, Any]:
@@ -55,7 +56,7 @@ class SyntheticShape:
             "intermediate_size": 11 * self.hidden_size // 4,
             "num_hidden_layers": self.layers,
             "num_attention_heads": heads,
-            "num_key_value_heads": max(1, heads // KV_SHARE),
+            "num_key_value_heads": max(1, heads // self.kv_share),
             "head_dim": head_dim,
             "vocab_size": VOCABULARY,
             "max_position_embeddings": CONTEXT_LENGTH,
@@ -73,16 +74,17 @@ class SyntheticShape:
 
 
 def synthetic_shapes(weights_bytes: int, bits: int) -> tuple[SyntheticShape, ...]:
-    """Three models whose decoders of `bits` take about once, once and twice `weights_bytes`: few wide layers, many narrow ones,
-    and more of the wide ones. Their times separate what a byte, a layer and a token cost."""
+    """Three models whose decoders of `bits` take about once, once and one and a half times `weights_bytes`: few wide layers, many
+    narrow ones, and more of the narrow ones with fewer key/value heads. Their times separate what a byte, a layer, a token, and
+    the cache's bytes and products cost."""
     wide = _fitting(WIDE_HIDDEN, weights_bytes, bits, layers=2)
     narrow = _fitting(tuple(size for size in NARROW_HIDDEN if size < wide), weights_bytes, bits, layers=16)
     few = max(2, round(weights_bytes / _layer_bytes(wide, bits)))
     many = max(few + 4, round(weights_bytes / _layer_bytes(narrow, bits)))
     return (
-        SyntheticShape("wide", wide, few),
-        SyntheticShape("narrow", narrow, many),
-        SyntheticShape("large", wide, 2 * few),
+        SyntheticShape("wide", wide, few, KV_SHARES[0]),
+        SyntheticShape("narrow", narrow, many, KV_SHARES[1]),
+        SyntheticShape("large", narrow, round(1.5 * many), KV_SHARES[2]),
     )
 
 

@@ -105,6 +105,7 @@ def engines_text(engines: EngineRates, last_level_cache_bytes: int | None) -> st
         "bits",
         "decode",
         "cache",
+        "products",
         "per layer",
         "per token",
         "prompts",
@@ -124,13 +125,14 @@ def engines_text(engines: EngineRates, last_level_cache_bytes: int | None) -> st
 def _fit_row(fit: Fit) -> list[str]:
     kernel = fit.kernel
     cache, prefill = kernel.cache_bandwidth_bytes_per_s, kernel.prefill_ops_per_s
-    attention = kernel.attention_ops_per_s
+    attention, products = kernel.attention_ops_per_s, kernel.decode_attention_ops_per_s
     errors = [error for error in (fit.decode_residual, fit.prompt_residual) if error is not None]
     return [
         kernel.engine,
         str(kernel.bits),
         f"{kernel.decode_bandwidth_bytes_per_s / 1e9:.2f} GB/s",
         "-" if cache is None else f"{cache / 1e9:.2f} GB/s",
+        "-" if products is None else f"{products / 1e9:.0f} GOPS",
         f"{kernel.seconds_per_layer * 1e6:.1f} us",
         f"{kernel.seconds_per_token * 1e6:.0f} us",
         "-" if prefill is None else f"{prefill / 1e9:.0f} GOPS",

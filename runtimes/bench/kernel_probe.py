@@ -27,8 +27,8 @@ class ProbeSteps:
     """prompts: of `prompt_tokens` each, one behind the other. decode_tokens: before them and again after them."""
 
     decode_tokens: int = 16
-    prompt_tokens: int = 128
-    prompts: int = 3
+    prompt_tokens: int = 256
+    prompts: int = 4
     repetitions: int = 3
 
     def __post_init__(self) -> None:

@@ -56,6 +56,40 @@ def runs(kernel: KernelRates, *, noise: float = 0.0) -> list[Observation]:
     return found
 
 
+def with_attention(
+    items: list[Observation], kernel: KernelRates, shares: tuple[int, ...]
+) -> list[Observation]:
+    """The same runs of models whose key/value heads serve `shares` query heads each."""
+    found = []
+    for index, item in enumerate(items):
+        assert item.decode is not None
+        work = item.decode.work
+        work = dataclasses.replace(work, attention_operations=work.cache_bytes * shares[index // 2])
+        seconds = decode_seconds(work, kernel_rates(kernel))
+        found.append(dataclasses.replace(item, decode=DecodeObservation(work, seconds)))
+    return found
+
+
+@pytest.mark.parametrize("cache", [6 * 10**9, None])
+def test_the_caches_bytes_and_products_are_told_apart(cache: int | None) -> None:
+    """An engine that reads each key once for its group, and one that goes through the cache once for each query head."""
+    planted = dataclasses.replace(
+        PLANTED, cache_bandwidth_bytes_per_s=cache, decode_attention_ops_per_s=15 * 10**9
+    )
+    found = fit_kernel(with_attention(runs(planted), planted, (4, 2, 6))).kernel
+    assert found.decode_attention_ops_per_s == pytest.approx(15e9, rel=1e-4)
+    assert found.cache_bandwidth_bytes_per_s == (None if cache is None else pytest.approx(cache, rel=1e-4))
+
+
+def test_one_share_for_all_models_counts_as_bytes() -> None:
+    planted = dataclasses.replace(
+        PLANTED, cache_bandwidth_bytes_per_s=None, decode_attention_ops_per_s=15 * 10**9
+    )
+    found = fit_kernel(with_attention(runs(planted), planted, (4, 4, 4))).kernel
+    assert found.decode_attention_ops_per_s is None
+    assert found.cache_bandwidth_bytes_per_s == pytest.approx(15e9 / 4, rel=1e-4)
+
+
 def without(item: Observation, part: str) -> Observation:
     return dataclasses.replace(item, **{part: None})  # type: ignore[arg-type]
 
