@@ -24,8 +24,10 @@ from edgeport.progress import NO_PROGRESS
 from edgeport.scheme import TensorScheme
 
 BLOCK = 32
-KV_SHARES = (4, 2, 6)
-"""Query heads per key/value head, of the three models: engines differ in whether the cache costs by one or by the other."""
+KV_SHARE = 4
+MANY_CACHES, FEW_CACHES = 2, 6
+"""Query heads per key/value head: engines differ in whether a cache costs by the one or by the other."""
+LARGE = "large"
 SMALLEST_HIDDEN = 128
 WIDE_HIDDEN = (2048, 1536, 1024, 768, 512, 384, 256, 128)
 NARROW_HIDDEN = (1024, 768, 512, 384, 256, 128)
@@ -42,7 +44,7 @@ class SyntheticShape:
     name: str
     hidden_size: int
     layers: int
-    kv_share: int = KV_SHARES[0]
+    kv_share: int = KV_SHARE
 
     @property
     def config(self) -> dict[str, Any]:
@@ -74,17 +76,18 @@ class SyntheticShape:
 
 
 def synthetic_shapes(weights_bytes: int, bits: int) -> tuple[SyntheticShape, ...]:
-    """Three models whose decoders of `bits` take about once, once and one and a half times `weights_bytes`: few wide layers, many
-    narrow ones, and more of the narrow ones with fewer key/value heads. Their times separate what a byte, a layer, a token, and
-    the cache's bytes and products cost."""
+    """Four models whose decoders of `bits` take about once, once, three quarters and twice `weights_bytes`: few wide layers, many
+    narrow ones, fewer of these with fewer key/value heads, and more of the wide ones. Their times separate what a byte, a layer, a
+    token, and the cache's bytes and products cost."""
     wide = _fitting(WIDE_HIDDEN, weights_bytes, bits, layers=2)
     narrow = _fitting(tuple(size for size in NARROW_HIDDEN if size < wide), weights_bytes, bits, layers=16)
     few = max(2, round(weights_bytes / _layer_bytes(wide, bits)))
     many = max(few + 4, round(weights_bytes / _layer_bytes(narrow, bits)))
     return (
-        SyntheticShape("wide", wide, few, KV_SHARES[0]),
-        SyntheticShape("narrow", narrow, many, KV_SHARES[1]),
-        SyntheticShape("large", narrow, round(1.5 * many), KV_SHARES[2]),
+        SyntheticShape("wide", wide, few),
+        SyntheticShape("narrow", narrow, many, MANY_CACHES),
+        SyntheticShape("grouped", narrow, round(0.75 * many), FEW_CACHES),
+        SyntheticShape(LARGE, wide, 2 * few),
     )
 
 

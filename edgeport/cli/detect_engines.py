@@ -6,7 +6,7 @@ import shutil
 import statistics
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -140,7 +140,7 @@ def _one_model(
     for name in formats:
         try:
             with progress.stage(f"{FORMATS[name]}: {label}"):
-                times = _times(checkpoint, name, place / name, (probe.threads, probe.steps))
+                times = _times(checkpoint, name, place / name, (probe.threads, _steps(probe, shape)))
         except EdgeportError as error:
             failed[name, bits] = error.message
             continue
@@ -148,6 +148,13 @@ def _one_model(
             shutil.rmtree(place / name, ignore_errors=True)
         items = observations.setdefault((name, bits), [])
         items += _observations(checkpoint, name, bits, times)
+
+
+def _steps(probe: EngineProbe, shape: SyntheticShape) -> ProbeSteps:
+    """The large model is there for its bytes: one prompt is enough of its arithmetic."""
+    from edgeport.export.synthetic import LARGE
+
+    return replace(probe.steps, prompts=1) if shape.name == LARGE else probe.steps
 
 
 def _times(checkpoint: Checkpoint, name: str, folder: Path, how: tuple[int, ProbeSteps]) -> KernelTimes:

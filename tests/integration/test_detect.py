@@ -79,14 +79,15 @@ def test_a_random_model_is_the_same_in_every_engine(bits: int, tmp_path: Path) -
 
 
 def test_sizes_separate_bytes_from_layers() -> None:
-    """Two models of about the same bytes and different layers, a third with half as many layers more, fewer key/value heads."""
+    """Two models of about the same bytes and different layers, one with fewer key/value heads, one with about twice the bytes."""
     for bits in (4, 8):
         for size in (SIZE, 100_000_000, 400_000_000):
-            wide, narrow, large = synthetic_shapes(size, bits)
-            assert narrow.layers >= wide.layers + 4 and large.layers == round(1.5 * narrow.layers)
-            assert large.hidden_size == narrow.hidden_size < wide.hidden_size
-            shares = {item.spec.heads / item.spec.kv_heads for item in (wide, narrow, large)}
-            assert len(shares) > 1, "the cache's bytes and products cannot be told apart"
+            wide, narrow, grouped, large = synthetic_shapes(size, bits)
+            assert narrow.layers >= wide.layers + 4 and large.layers == 2 * wide.layers
+            assert grouped.hidden_size == narrow.hidden_size <= wide.hidden_size == large.hidden_size
+            assert grouped.spec.kv_heads < narrow.spec.kv_heads, (
+                "the cache's bytes and products cannot be told apart"
+            )
             decoder = wide.spec.parameters() - 2 * 4096 * wide.hidden_size
             assert 0.5 * size < decoder * (bits + 0.5) / 8 < 1.6 * size
 
