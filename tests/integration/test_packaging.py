@@ -87,7 +87,7 @@ def test_wheel_holds_every_source_file_once(tree: Path, wheel: Path) -> None:
             name = path.relative_to(tree).as_posix()
             if (
                 path.is_file()
-                and path.suffix in (".py", ".toml", ".typed", ".txt")
+                and path.suffix in (".py", ".toml", ".typed", ".txt", ".json")
                 and path.name != "ruff.toml"
             ):
                 expected.add(name if name.startswith("edgeport/") else f"edgeport/{name}")

@@ -81,6 +81,7 @@ def test_int8_keeps_blocks_and_what_was_wider_already(spec: DecoderSpec) -> None
 
 PROFILE = """
 tier = "edge"
+kind = "board"
 description = "a board that holds the model in four bits and not in sixteen"
 ram_gib = 1.0
 usable_ram_gib = 0.5
