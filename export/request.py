@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,8 +12,8 @@ from edgeport.devices.match import Fit, fits, require_fit
 from edgeport.devices.probe import available_threads
 from edgeport.devices.profile import DeviceProfile
 from edgeport.errors import DoesNotFit, UnsupportedModel, UsageError
-from edgeport.export.families.decoder import DecoderSpec
-from edgeport.export.formats.table import FORMATS, get_format
+from edgeport.export.expressible import snapped_blocks, supported_formats, unmatched_overrides
+from edgeport.export.formats.table import FORMATS
 from edgeport.export.gate.heldout import HeldoutText, find_heldout
 from edgeport.export.gate.ladder import Rung, rungs
 from edgeport.export.gate.thresholds import DEFAULT_THRESHOLDS, Thresholds
@@ -255,7 +254,7 @@ def _plan_with_solver(
     source = preparation.shape if preparation is not None else frame.source
     spec = source.spec
     native = {name: plan_native(name, source) for name in frame.wanted if is_native(name)}
-    formats, refused = _supported(source, recipe, frame.wanted, native)
+    formats, refused = supported_formats(source, recipe, frame.wanted, native)
     facts = model_facts(spec, recipe)
     portable = {name: packed_bytes(spec, recipe, name) for name in formats if name not in native}
     context_length = request.context_length or min(frame.profile.context_length, facts.context_length)
@@ -289,7 +288,7 @@ def _plan_with_solver(
         threads=frame.threads,
         disk_bytes=disk_bytes + sum(packed.values()),
         ram_bytes=max(conversion.peak_bytes, preparation.ram_bytes if preparation is not None else 0),
-        notes=(*_unmatched(spec, recipe), *_snapped(spec, recipe)),
+        notes=(*unmatched_overrides(spec, recipe), *snapped_blocks(spec, recipe)),
         solver=solver,
         mix=mix,
         calibration=plan_calibration(spec, request.calibration, heldout, reasons) if reasons else None,
@@ -367,40 +366,3 @@ def _check_counts(request: ExportRequest) -> None:
         )
     if request.budget.bits is not None and request.budget.bits <= 0:
         raise UsageError(f"--target-bits {request.budget.bits:g} is not possible", hint="for example 4.6")
-
-
-def _supported(
-    source: SourceModel, recipe: Recipe, wanted: Sequence[str], native: Mapping[str, NativePlan]
-) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
-    """Formats that can hold the model, and the reasons of the others; raises when none can."""
-    schemes = sorted({recipe.scheme_for(item) for item in source.spec.tensors()}, key=str)
-    reasons = {
-        name: native[name].reasons_against
-        if name in native
-        else tuple(get_format(name).reasons_against(source.spec, schemes, source.directory))
-        for name in wanted
-    }
-    refused = {name: why for name, why in reasons.items() if why}
-    if len(refused) == len(reasons):
-        told = "; ".join(f"{name}: {', '.join(why)}" for name, why in refused.items())
-        raise UnsupportedModel(f"no format can hold this model with recipe {recipe.name}: {told}")
-    return tuple(name for name in reasons if name not in refused), refused
-
-
-def _snapped(spec: DecoderSpec, recipe: Recipe) -> tuple[str, ...]:
-    """Tensors whose rows the recipe's block does not divide, and what they get instead."""
-    notes = []
-    for item in spec.tensors():
-        got, wanted = recipe.scheme_for(item), recipe.wanted_for(item)
-        if got != wanted:
-            notes.append(
-                f"{item.name}: {got} instead of {wanted}, because {wanted.block} does not divide {item.shape[-1]}"
-            )
-    return tuple(notes)
-
-
-def _unmatched(spec: DecoderSpec, recipe: Recipe) -> list[str]:
-    """Overrides without effect: a misspelt pattern would silently leave its tensors as they are."""
-    names = [item.name for item in spec.tensors() if item.role not in ("norm", "bias")]
-    patterns = [pattern for pattern in recipe.overrides if not fnmatch.filter(names, pattern)]
-    return [f"override {pattern!r} matches no tensor that could be quantized" for pattern in patterns]
