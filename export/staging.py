@@ -74,7 +74,7 @@ class Staging:
         work.mkdir()
         build(work)
         work.replace(target)
-        mark.write_text(digest, encoding="utf-8")
+        _write_mark(mark, digest)
         return False
 
     def scratch(self, name: str, key: Mapping[str, Any]) -> Path:
@@ -85,7 +85,7 @@ class Staging:
             mark.unlink(missing_ok=True)
             _remove(folder)
             folder.mkdir()
-            mark.write_text(digest, encoding="utf-8")
+            _write_mark(mark, digest)
         return folder
 
     def publish(self) -> None:
@@ -112,6 +112,13 @@ class Staging:
 
 def _digest(key: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+
+
+def _write_mark(mark: Path, digest: str) -> None:
+    """Whole or not at all: a kill between creating and filling the mark would throw a finished stage away."""
+    part = mark.with_name(mark.name + "-part")
+    part.write_text(digest, encoding="utf-8")
+    part.replace(mark)
 
 
 def _remove(path: Path) -> None:
