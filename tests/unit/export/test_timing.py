@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeport.devices.conversion import StageMemory
+from edgeport.devices.conversion import PROCESS_BYTES, StageMemory
 from edgeport.export import timing
 from edgeport.export.timing import Clock, compare_memory
 
@@ -55,9 +55,27 @@ def test_predicted_beside_measured() -> None:
     assert found == {"quantize": 3, "pack": 7, "calibrate": 11, "learn": 3}
 
 
+def test_a_pass_within_quantizing_is_compared_with_it() -> None:
+    clock = Clock(peak_bytes={"quantize": 9, "golden": 2})
+    predicted = [StageMemory(name, 10, "") for name in ("quantize", "golden", "calibrate")]
+    found = {row["stage"]: row["measured_bytes"] for row in compare_memory(predicted, clock)}
+    assert found == {"calibrate": 9, "golden": 2}
+
+
 def test_a_system_that_does_not_tell_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "PROCESS", tmp_path)
     clock = Clock()
     with clock.timed("stage"):
         touch(1)
     assert clock.peak_bytes == {} and "stage" in clock.seconds
+
+
+def test_what_earlier_stages_left_in_the_process_is_taken_off() -> None:
+    held = PROCESS_BYTES + 700
+    clock = Clock(
+        peak_bytes={"statistics": held, "pack gguf": held + 30},
+        held_bytes={"statistics": 650, "pack gguf": held},
+    )
+    predicted = [StageMemory("calibrate", 10, ""), StageMemory("pack", 10, "")]
+    found = {row["stage"]: row["measured_bytes"] for row in compare_memory(predicted, clock)}
+    assert found == {"calibrate": held, "pack": PROCESS_BYTES + 30}
