@@ -14,7 +14,7 @@ from plan_accuracy_rows import (
     prefill_error,
 )
 
-from edgeport.runtimes.bench.card import markdown_table
+from edgeport.runtimes.report.card import markdown_table
 from edgeport.table import format_table
 from edgeport.units import format_bytes
 

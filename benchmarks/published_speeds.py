@@ -25,8 +25,8 @@ from edgeport.devices.profile_file import read_profile
 from edgeport.devices.speed import estimate_speed
 from edgeport.devices.weights import precisions, weights_bytes
 from edgeport.errors import UsageError
-from edgeport.runtimes.bench.card import markdown_table
 from edgeport.runtimes.bench.statistics import median
+from edgeport.runtimes.report.card import markdown_table
 
 DECODE, PREFILL = "decode", "prefill"
 OTHER_NAMES = {"q5_k": "q5_k_m", "q4_k": "q4_k_m", "w4a16": "int4"}

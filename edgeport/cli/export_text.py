@@ -133,7 +133,7 @@ def _memory_parts(manifest: Manifest) -> list[str]:
 
 def _stage_parts(manifest: Manifest) -> list[str]:
     """What pruning and recovery did before quantization; nothing for an export without them."""
-    from edgeport.runtimes.bench.stages import STAGE_COLUMNS, stage_cells
+    from edgeport.runtimes.report.stages import STAGE_COLUMNS, stage_cells
 
     cells = stage_cells(manifest)
     return [format_table(STAGE_COLUMNS, cells, right=range(1, len(STAGE_COLUMNS)))] if cells else []

@@ -52,8 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def artifact_text(manifest: Manifest) -> str:
     """The facts of the whole artifact, then one line per container with everything that was measured."""
-    from edgeport.runtimes.bench.rows import COLUMNS, container_rows
-    from edgeport.runtimes.bench.stages import STAGE_COLUMNS, stage_cells
+    from edgeport.runtimes.report.rows import COLUMNS, container_rows
+    from edgeport.runtimes.report.stages import STAGE_COLUMNS, stage_cells
 
     model, source = manifest.model, manifest.source
     facts = [

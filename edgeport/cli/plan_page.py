@@ -12,8 +12,8 @@ from edgeport.devices.plan_model import ModelPlan
 from edgeport.devices.plan_row import PlanRow
 from edgeport.devices.profile import DeviceProfile
 from edgeport.errors import UsageError
-from edgeport.runtimes.bench.markup import Markup, element, join
-from edgeport.runtimes.bench.page_style import STYLE
+from edgeport.runtimes.report.markup import Markup, element, join
+from edgeport.runtimes.report.style import STYLE
 from edgeport.units import format_count
 
 MOST_POINTS = 24

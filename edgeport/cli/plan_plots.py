@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgeport.runtimes.bench.markup import Markup, element
-from edgeport.runtimes.bench.plots import (
+from edgeport.runtimes.report.markup import Markup, element
+from edgeport.runtimes.report.plots import (
     WIDTH,
     draw_labels,
     draw_line,

@@ -18,8 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the path of the page; 0."""
     from edgeport.manifest import read_manifest
-    from edgeport.runtimes.bench.card import write_card
-    from edgeport.runtimes.bench.report import write_report
+    from edgeport.runtimes.report.card import write_card
+    from edgeport.runtimes.report.page import write_report
 
     manifest = read_manifest(arguments.directory)
     try:

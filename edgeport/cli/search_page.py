@@ -7,9 +7,9 @@ from pathlib import Path
 
 from edgeport.export.search.choose import Measured, measured
 from edgeport.export.search.run import SearchResult
-from edgeport.runtimes.bench.markup import Markup, element, join
-from edgeport.runtimes.bench.page_style import STYLE
-from edgeport.runtimes.bench.plots import Point, scatter
+from edgeport.runtimes.report.markup import Markup, element, join
+from edgeport.runtimes.report.plots import Point, scatter
+from edgeport.runtimes.report.style import STYLE
 from edgeport.units import format_bytes, format_count
 
 PAGE_NAME = "pareto.html"

@@ -11,11 +11,11 @@ import pytest
 
 from edgeport.cli import main
 from edgeport.manifest import DraftEntry, Manifest, write_manifest
-from edgeport.runtimes.bench.card import card
-from edgeport.runtimes.bench.markup import VOID
-from edgeport.runtimes.bench.report import report_page
-from edgeport.runtimes.bench.rows import NOT_MEASURED, container_rows
-from edgeport.runtimes.bench.verdict import findings, headline
+from edgeport.runtimes.report.card import card
+from edgeport.runtimes.report.markup import VOID
+from edgeport.runtimes.report.page import report_page
+from edgeport.runtimes.report.rows import NOT_MEASURED, container_rows
+from edgeport.runtimes.report.verdict import findings, headline
 
 EVIL = "<script>alert('1')</script>\"&"
 

@@ -14,14 +14,14 @@ from edgeport import __version__
 from edgeport.manifest import Manifest, from_json, to_json
 from edgeport.runtimes.bench.compare import differences, dig
 from edgeport.runtimes.bench.environment import Environment
-from edgeport.runtimes.bench.gate import gate_section
-from edgeport.runtimes.bench.markup import Markup, element, join
-from edgeport.runtimes.bench.page_style import STYLE
-from edgeport.runtimes.bench.plots import Bar, Point, bars, scatter
-from edgeport.runtimes.bench.rows import COLUMNS, NOT_MEASURED, ContainerRow, container_rows, number, size
-from edgeport.runtimes.bench.samples import samples
-from edgeport.runtimes.bench.stages import STAGE_COLUMNS, stage_cells
-from edgeport.runtimes.bench.verdict import ORDER, findings, headline
+from edgeport.runtimes.report.gate import gate_section
+from edgeport.runtimes.report.markup import Markup, element, join
+from edgeport.runtimes.report.plots import Bar, Point, bars, scatter
+from edgeport.runtimes.report.rows import COLUMNS, NOT_MEASURED, ContainerRow, container_rows, number, size
+from edgeport.runtimes.report.samples import samples
+from edgeport.runtimes.report.stages import STAGE_COLUMNS, stage_cells
+from edgeport.runtimes.report.style import STYLE
+from edgeport.runtimes.report.verdict import ORDER, findings, headline
 from edgeport.units import format_bytes, format_count
 
 REPORT_NAME = "report.html"

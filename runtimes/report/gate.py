@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from edgeport.runtimes.bench.compare import dig
-from edgeport.runtimes.bench.markup import Markup, element, join
+from edgeport.runtimes.report.markup import Markup, element, join
 
 _LINE = ("container", "name", "measured_text", "threshold_text", "verdict", "detail")
 _LINE_TITLES = ("container", "check", "measured", "allowed", "verdict", "detail")

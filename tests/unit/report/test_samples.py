@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgeport.runtimes.bench.samples import samples
+from edgeport.runtimes.report.samples import samples
 
 
 def _record(*texts: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgeport.runtimes.bench.compare import dig
-from edgeport.runtimes.bench.markup import Markup, element, join
+from edgeport.runtimes.report.markup import Markup, element, join
 
 MOST_SAMPLES = 5
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeport.runtimes.bench.markup import element
-from edgeport.runtimes.bench.plots import (
+from edgeport.runtimes.report.markup import element
+from edgeport.runtimes.report.plots import (
     LABEL_HEIGHT,
     WIDTH,
     Bar,

@@ -12,7 +12,7 @@ from typing import Literal
 from edgeport.errors import UsageError
 from edgeport.manifest import Manifest, is_native
 from edgeport.runtimes.bench.compare import dig, relative_speeds
-from edgeport.runtimes.bench.rows import ContainerRow, container_rows
+from edgeport.runtimes.report.rows import ContainerRow, container_rows
 from edgeport.units import format_bytes
 
 Kind = Literal["bad", "warning", "good"]

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgeport.runtimes.bench.markup import Markup, element, join
+from edgeport.runtimes.report.markup import Markup, element, join
 
 WIDTH = 360
 CHARACTER = 6.2

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgeport.runtimes.bench.gate import gate_section
-from edgeport.runtimes.bench.markup import Markup, element
+from edgeport.runtimes.report.gate import gate_section
+from edgeport.runtimes.report.markup import Markup, element
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:

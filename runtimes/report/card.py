@@ -13,8 +13,8 @@ from pathlib import Path
 from edgeport.manifest import Manifest, base_format
 from edgeport.runtimes.bench.compare import dig
 from edgeport.runtimes.bench.environment import UNAVAILABLE
-from edgeport.runtimes.bench.rows import COLUMNS, container_rows
-from edgeport.runtimes.bench.verdict import findings
+from edgeport.runtimes.report.rows import COLUMNS, container_rows
+from edgeport.runtimes.report.verdict import findings
 from edgeport.units import format_bytes, format_count
 
 CARD_NAME = "README.md"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgeport.manifest import Manifest
-from edgeport.runtimes.bench.rows import container_rows, shown, size
+from edgeport.runtimes.report.rows import container_rows, shown, size
 from edgeport.units import format_count, format_seconds
 
 STAGE_COLUMNS = ("stage", "parameters", "size", "perplexity", "to source", "KL", "top-1", "took")

@@ -1,0 +1,1 @@
+"""What was measured, told: the report page, the model card, and the rows of numbers both are made of."""
