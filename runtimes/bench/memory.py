@@ -26,7 +26,7 @@ class MemorySample:
 
 @dataclass(frozen=True, slots=True)
 class MemoryUse:
-    """Three moments of a process that does nothing but load a container and read one prompt."""
+    """Moments of a process that does nothing but load a container, read one prompt and write some tokens after it."""
 
     before_load: MemorySample
     """The interpreter and the engine's library, before the container is opened."""
@@ -34,6 +34,9 @@ class MemoryUse:
     after_prompt: MemorySample
     n_prompt: int
     context_length: int
+    after_decode: MemorySample | None = None
+    """Steady: nothing but decoded tokens has happened since the prompt."""
+    n_gen: int = 0
 
 
 def sample_memory(process: Path = PROCESS) -> MemorySample:

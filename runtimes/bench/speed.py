@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgeport.runtimes.bench.energy import Energy
 from edgeport.runtimes.bench.environment import Environment
 from edgeport.runtimes.bench.measure import Samples
 from edgeport.runtimes.bench.memory import MemoryUse
+from edgeport.runtimes.bench.prediction import Prediction
 from edgeport.runtimes.bench.roofline import Roofline
-from edgeport.runtimes.bench.statistics import NOISY_VARIATION, percentile, summarize
+from edgeport.runtimes.bench.statistics import NOISY_VARIATION, percentile, percentiles, summarize
+from edgeport.runtimes.bench.timeline import MemoryMoment
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,8 @@ class Latency:
     p95_ms: float
     p99_ms: float
     maximum_ms: float
+    percentiles_ms: tuple[float, ...] = ()
+    """The 0 %, 1 %, ... 100 % percentiles: 101 values, for a plot of the distribution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,11 @@ class Speed:
     memory: MemoryUse | None
     roofline: Roofline | None
     environment: Environment
+    load_cold_ms: float | None = None
+    """The same with the container's files dropped from the page cache before; None where they could not be."""
+    memory_timeline: tuple[MemoryMoment, ...] = ()
+    energy: Energy | None = None
+    predicted: Prediction | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +132,7 @@ def latency(samples: Samples) -> Latency | None:
         p95_ms=percentile(tokens_ms, 95),
         p99_ms=percentile(tokens_ms, 99),
         maximum_ms=max(tokens_ms),
+        percentiles_ms=percentiles(tokens_ms, range(101)),
     )
 
 

@@ -7,7 +7,7 @@ the two nearest ranks (numpy's default, type 7 of Hyndman and Fan, "Sample Quant
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 NOISY_VARIATION = 0.05
@@ -65,10 +65,19 @@ def coefficient_of_variation(samples: Sequence[float]) -> float:
 
 def percentile(samples: Sequence[float], percent: float) -> float:
     """Linear interpolation; `percent` in 0..100."""
+    return percentiles(samples, (percent,))[0]
+
+
+def percentiles(samples: Sequence[float], percents: Iterable[float]) -> tuple[float, ...]:
+    """Several of the same samples, which are sorted once."""
     _require(samples)
+    ordered = sorted(samples)
+    return tuple(_percentile(ordered, percent) for percent in percents)
+
+
+def _percentile(ordered: Sequence[float], percent: float) -> float:
     if not 0 <= percent <= 100:
         raise ValueError(f"percent must be in 0..100, not {percent}")
-    ordered = sorted(samples)
     rank = (len(ordered) - 1) * percent / 100
     low = math.floor(rank)
     high = min(low + 1, len(ordered) - 1)
