@@ -23,6 +23,7 @@ from edgeport.runtimes.container import Container, find_containers
 from edgeport.runtimes.drafts import DRAFT_CHOICES, open_draft
 from edgeport.runtimes.engines import ENGINES, open_session, unavailable_because
 from edgeport.runtimes.generate import FinishReason, GenerationOptions, Token, generate
+from edgeport.runtimes.generation_defaults import PLAIN
 from edgeport.runtimes.session import Session, SessionOptions
 from edgeport.runtimes.speculative import Draft
 from edgeport.runtimes.tokenizer import Message, Tokenizer, open_tokenizer
@@ -139,7 +140,7 @@ class Model:
 
     def _stream(self, prompt: Sequence[int], options: GenerationOptions) -> Iterator[Token]:
         self.session.rewind(0)
-        sampling = options.sampling
+        sampling = PLAIN.sampling_for(options.sampling)
         if self.draft is None or (sampling.temperature > 0 and sampling.seed is not None):
             return generate(self.session, self.tokenizer, prompt, options)
         self.draft.session.rewind(0)

@@ -10,14 +10,14 @@ from typing import Literal
 import numpy as np
 
 from edgeport.errors import RuntimeFailure, UsageError
-from edgeport.runtimes.sampling import GREEDY, Sampling, choose, log_probability
+from edgeport.runtimes.generation_defaults import PLAIN, GenerationDefaults, SamplingChanges
+from edgeport.runtimes.sampling import Sampling, choose, log_probability
 from edgeport.runtimes.session import Logits, Session
 from edgeport.runtimes.speculative import Draft, speculate
 from edgeport.runtimes.text_stream import StopStrings, TextStream
 from edgeport.runtimes.tokenizer import Tokenizer
 
-FinishReason = Literal["stop", "length"]
-DEFAULT_MAX_TOKENS = 256
+FinishReason = Literal["stop", "length", "context"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Token:
 
     text: what became certain with it; it may be empty (half a character) and belong to earlier tokens.
     logprob: ln p under the engine's raw logits, when asked for. finish_reason: on the last token only; `stop` is a stop
-    token (which has no text of its own) or a stop string, `length` is max_tokens or a full context.
+    token (which has no text of its own) or a stop string, `length` is max_tokens, `context` a full context before that.
     """
 
     id: int
@@ -37,16 +37,20 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class GenerationOptions:
-    """max_tokens: None means up to 256, or fewer where the context ends earlier; a number must fit the context.
+    """How to write one text. What is left out is the model's own (edgeport.runtimes.generation_defaults).
 
-    stop: the text ends before any of these. ignore_stop_tokens: go on after the model says it is done (for benchmarks).
+    max_tokens: None means the model's own (256 where it says nothing), or fewer where the context ends earlier; a number
+    must fit the context. sampling: None means the model's own, SamplingChanges change single fields of that, a Sampling is
+    taken exactly as it is. stop: the text ends before any of these. ignore_stop_tokens: go on after the model says it is
+    done (for benchmarks). prompt_cache: what the prompt shares with the text before is not computed again.
     """
 
     max_tokens: int | None = None
-    sampling: Sampling = GREEDY
+    sampling: Sampling | SamplingChanges | None = None
     stop: tuple[str, ...] = ()
     logprobs: bool = False
     ignore_stop_tokens: bool = False
+    prompt_cache: bool = True
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:
@@ -59,18 +63,39 @@ def generate(
     prompt: Sequence[int],
     options: GenerationOptions,
     draft: Draft | None = None,
+    defaults: GenerationDefaults = PLAIN,
 ) -> Iterator[Token]:
-    """Append `prompt` to the session and yield tokens as they come; the session then holds all but the last of them.
+    """Yield what follows `prompt` as it comes; the session then holds the prompt and all but the last of these tokens.
 
-    draft: a smaller model at the same position that proposes tokens (see edgeport.runtimes.speculative).
+    The session may already hold a beginning of `prompt` (its position says how much, at most all but the last token),
+    which is not computed again. draft: a smaller model that proposes tokens (see edgeport.runtimes.speculative).
+    defaults: what `options` leaves open.
 
     Raises RuntimeFailure at once when prompt and max_tokens do not fit the context: nothing is cut in silence. Stopping
     early (closing the iterator) leaves the session usable.
     """
-    room = _room(session, prompt, options.max_tokens)
-    if draft is None:
-        return _tokens(_choices(session, prompt, options.sampling, room), tokenizer, options, room)
-    return _tokens(speculate(session, draft, prompt, options.sampling, room), tokenizer, options, room)
+    if not len(prompt):
+        raise UsageError("the prompt is empty", hint="give at least one token to continue")
+    if session.position >= len(prompt):
+        raise UsageError(
+            f"the session is at position {session.position}, in a prompt of {len(prompt)} tokens",
+            hint="rewind it to what it shares with the prompt, at most all but the last token",
+        )
+    sampling, room = defaults.sampling_for(options.sampling), _room(session, prompt, options, defaults)
+    choices = (
+        _choices(session, prompt, sampling, room.tokens)
+        if draft is None
+        else speculate(session, draft, prompt, sampling, room.tokens)
+    )
+    return _tokens(choices, tokenizer, options, room)
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """tokens: how many may be generated. reason: why the last of them is the last."""
+
+    tokens: int
+    reason: FinishReason
 
 
 def _choices(
@@ -79,7 +104,7 @@ def _choices(
     """`room` tokens, each with the logits [vocab_size] it was chosen from; a token is fed when the next is asked for."""
     generator = np.random.default_rng(sampling.seed)
     seen = list(prompt)
-    pending: Sequence[int] = prompt
+    pending: Sequence[int] = prompt[session.position :]
     for _ in range(room):
         logits = session.feed(pending)[-1]
         token = choose(logits, sampling, seen, generator)
@@ -89,40 +114,42 @@ def _choices(
 
 
 def _tokens(
-    choices: Generator[tuple[int, Logits]], tokenizer: Tokenizer, options: GenerationOptions, room: int
+    choices: Generator[tuple[int, Logits]], tokenizer: Tokenizer, options: GenerationOptions, room: _Room
 ) -> Iterator[Token]:
     with closing(choices):
         yield from _texts(choices, tokenizer, options, room)
 
 
 def _texts(
-    choices: Iterator[tuple[int, Logits]], tokenizer: Tokenizer, options: GenerationOptions, room: int
+    choices: Iterator[tuple[int, Logits]], tokenizer: Tokenizer, options: GenerationOptions, room: _Room
 ) -> Iterator[Token]:
     text, stops = TextStream(tokenizer), StopStrings(options.stop)
     for count, (token, logits) in enumerate(choices, start=1):
         logprob = log_probability(logits, token) if options.logprobs else None
         ended = tokenizer.is_stop(token) and not options.ignore_stop_tokens
         piece = stops.push("" if ended else text.push(token))
-        last = ended or count == room or stops.found is not None
+        last = ended or count == room.tokens or stops.found is not None
         if last:
             piece += stops.push(text.finish()) + stops.finish()
-        yield Token(token, piece, logprob, _reason(ended or stops.found is not None) if last else None)
+        stopped = ended or stops.found is not None
+        yield Token(token, piece, logprob, ("stop" if stopped else room.reason) if last else None)
         if last:
             return
 
 
-def _reason(stopped: bool) -> FinishReason:
-    return "stop" if stopped else "length"
-
-
-def _room(session: Session, prompt: Sequence[int], max_tokens: int | None) -> int:
-    """How many tokens may be generated; the last one is never fed, so it needs no place."""
-    free = session.context_length - session.position - len(prompt) + 1
-    wanted = min(DEFAULT_MAX_TOKENS, max(free, 1)) if max_tokens is None else max_tokens
+def _room(
+    session: Session, prompt: Sequence[int], options: GenerationOptions, defaults: GenerationDefaults
+) -> _Room:
+    """The last token is never fed, so it needs no place."""
+    free = session.context_length - len(prompt) + 1
+    wanted = options.max_tokens
+    if wanted is None:
+        wanted = min(defaults.max_tokens, max(free, 1))
     if wanted > free:
-        need = session.position + len(prompt) + wanted - 1
+        need = len(prompt) + wanted - 1
         raise RuntimeFailure(
             f"a prompt of {len(prompt)} tokens and {wanted} new ones need a context of {need}, this session has {session.context_length}",
             hint="ask for fewer tokens, shorten the prompt, or open the model with a larger context_length",
         )
-    return wanted
+    full = options.max_tokens is None and wanted < defaults.max_tokens
+    return _Room(wanted, "context" if full else "length")

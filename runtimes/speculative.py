@@ -88,15 +88,16 @@ def speculate(
 ) -> Generator[tuple[int, Logits]]:
     """`room` tokens after `prompt`, each with the target's logits [vocab_size] it was chosen by.
 
-    Both sessions must be at one position. The target then holds the prompt and all but the last token taken from here.
+    Each session may already hold a beginning of `prompt`, not always the same; what it holds is not fed again. The target
+    then holds the prompt and all but the last token taken from here.
     """
-    begin = target.position
-    if draft.session.position != begin:
-        raise UsageError(
-            f"the draft is at position {draft.session.position}, the model at {begin}",
-            hint="rewind both to the same place",
-        )
-    text = _Text(target, draft, sampling, list(prompt), begin)
+    for session, who in ((target, "model"), (draft.session, "draft")):
+        if session.position >= len(prompt):
+            raise UsageError(
+                f"the {who} is at position {session.position}, in a prompt of {len(prompt)} tokens",
+                hint="rewind it to what it shares with the prompt, at most all but the last token",
+            )
+    text = _Text(target, draft, sampling, list(prompt))
     taken = 0
     try:
         yield text.first()
@@ -108,7 +109,7 @@ def speculate(
     finally:
         # Someone who stopped within a round did not take all that the target holds; a closed session holds nothing.
         with suppress(RuntimeFailure):
-            held = begin + len(prompt) + max(taken, 1) - 1
+            held = len(prompt) + max(taken, 1) - 1
             target.rewind(min(held, target.position))
 
 
@@ -134,15 +135,12 @@ def measure_acceptance(
 class _Text:
     """One text being written. The target holds all of `seen` but its last token, the draft some beginning of that."""
 
-    def __init__(
-        self, target: Session, draft: Draft, sampling: Sampling, seen: list[int], begin: int
-    ) -> None:
-        self._target, self._draft, self._sampling = target, draft, sampling
-        self._seen, self._begin = seen, begin
+    def __init__(self, target: Session, draft: Draft, sampling: Sampling, seen: list[int]) -> None:
+        self._target, self._draft, self._sampling, self._seen = target, draft, sampling, seen
         self._generator = np.random.default_rng(sampling.seed)
 
     def first(self) -> tuple[int, Logits]:
-        logits = self._target.feed(self._seen)[-1]
+        logits = self._target.feed(self._seen[self._target.position :])[-1]
         return self._take(choose(logits, self._sampling, self._seen, self._generator), logits)
 
     def more(self, room: int) -> list[tuple[int, Logits]]:
@@ -162,7 +160,7 @@ class _Text:
 
     def _proposals(self, room: int) -> int:
         """How many tokens to draft: the target adds one of its own, and both sessions must hold them."""
-        held = self._begin + len(self._seen)
+        held = len(self._seen)
         target, draft = self._target.context_length, self._draft.session.context_length
         return min(self._draft.drafted_tokens, room - 1, target - held, draft - held + 1)
 
@@ -194,7 +192,7 @@ class _Text:
     def _propose(self, count: int) -> list[tuple[int, Probabilities | None]]:
         """Tokens the draft would write, each with the distribution [vocab_size] it was drawn from; None when greedy."""
         session, seen = self._draft.session, list(self._seen)
-        pending = seen[session.position - self._begin :]
+        pending = seen[session.position :]
         proposals: list[tuple[int, Probabilities | None]] = []
         for _ in range(count):
             logits = session.feed(pending)[-1]

@@ -93,7 +93,23 @@ def test_what_does_not_fit_is_an_error_before_any_work(byte_tokenizer: Tokenizer
 
 def test_without_max_tokens_it_ends_where_the_context_does(byte_tokenizer: Tokenizer) -> None:
     tokens = run(Scripted(list(b"x" * 99), context_length=10), byte_tokenizer)
-    assert len(tokens) == 8 and tokens[-1].finish_reason == "length"
+    assert len(tokens) == 8 and tokens[-1].finish_reason == "context", "not the caller's wish"
+
+
+def test_what_the_session_holds_is_not_computed_again(byte_tokenizer: Tokenizer) -> None:
+    session = Scripted(list(b"abc"))
+    session.fed, session.prompt_tokens = [1, 2], 3
+    assert text_of(run(session, byte_tokenizer, max_tokens=3)) == "abc"
+    assert session.fed == [1, 2, 3, *b"ab"]
+
+
+def test_a_session_beyond_the_prompt_is_refused(byte_tokenizer: Tokenizer) -> None:
+    session = Scripted([1])
+    with pytest.raises(UsageError, match="the prompt is empty"):
+        generate(session, byte_tokenizer, [], GenerationOptions())
+    session.fed = [1, 2, 3]
+    with pytest.raises(UsageError, match="at position 3, in a prompt of 3 tokens"):
+        generate(session, byte_tokenizer, [1, 2, 3], GenerationOptions())
 
 
 def test_closing_the_stream_feeds_no_further_token(byte_tokenizer: Tokenizer) -> None:

@@ -238,9 +238,18 @@ def test_what_does_not_belong_together_is_refused() -> None:
     with pytest.raises(UsageError, match="drafted_tokens is 0"):
         Draft(Table(table(1, 12)), target, 0)
     draft = Draft(Table(table(1, 12)), target)
-    draft.session.feed([1])
-    with pytest.raises(UsageError, match="the draft is at position 1, the model at 0"):
+    draft.session.feed(PROMPT)
+    with pytest.raises(UsageError, match="the draft is at position 3, in a prompt of 3 tokens"):
         next(speculate(target, draft, PROMPT, GREEDY, 4))
+
+
+@pytest.mark.parametrize(("held", "drafted"), [(0, 2), (2, 0), (2, 1), (1, 2)])
+def test_what_the_sessions_hold_is_not_fed_again(held: int, drafted: int) -> None:
+    logits = table(6)
+    target, draft = Table(logits), Table(near(logits, 0.5))
+    target.fed, draft.fed = PROMPT[:held], PROMPT[:drafted]
+    assert write(target, draft, 12) == greedy(logits, 12)
+    assert target.fed == PROMPT + greedy(logits, 12)[:-1]
 
 
 class Clock:
