@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from edgeport.runtimes.report.axes import LogAxis, decades
+from edgeport.runtimes.report.drawing import WIDTH, draw_labels, draw_line, draw_text, figure
 from edgeport.runtimes.report.markup import Markup, element
-from edgeport.runtimes.report.plots import (
-    WIDTH,
-    draw_labels,
-    draw_line,
-    draw_text,
-    figure,
-)
 from edgeport.units import format_bytes
 
 LEFT, RIGHT, TOP, BOTTOM, HEIGHT = 50, 14, 26, 42, 300
@@ -46,26 +40,6 @@ class MemoryBar:
     label: str
     parts: tuple[float, ...]
     available_bytes: float
-
-
-@dataclass(frozen=True, slots=True)
-class LogAxis:
-    """Decades from `low` to `high` on the pixels from `start` to `end`."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def at(self, value: float) -> float:
-        place = (math.log10(value) - math.log10(self.low)) / (math.log10(self.high) - math.log10(self.low))
-        return self.start + place * (self.end - self.start)
-
-
-def decades(values: Sequence[float]) -> list[float]:
-    """Powers of ten that enclose the values, at least two."""
-    first, last = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-    return [10.0**power for power in range(first, max(last, first + 1) + 1)]
 
 
 def roofline_plot(points: Sequence[Prediction], lines: Sequence[DeviceLine]) -> Markup:

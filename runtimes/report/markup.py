@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Mapping
 
-VOID = frozenset({"meta", "br", "line", "rect", "circle", "path"})
+VOID = frozenset({"meta", "br", "line", "rect", "circle", "path", "polyline", "polygon"})
 """Elements without content; the SVG ones are closed in place."""
 
 

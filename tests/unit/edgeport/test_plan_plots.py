@@ -8,14 +8,13 @@ import pytest
 
 from edgeport.cli.plan_plots import (
     DeviceLine,
-    LogAxis,
     MemoryBar,
     Prediction,
-    decades,
     memory_plot,
     roof,
     roofline_plot,
 )
+from edgeport.runtimes.report.axes import LogAxis, decades
 
 POINTS = [
     Prediction("pi", 400e6, 25.0, 18.0, 32.0, fits=True),

@@ -9,18 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeport.runtimes.report.axes import tick_label, ticks
+from edgeport.runtimes.report.drawing import LABEL_HEIGHT, WIDTH
 from edgeport.runtimes.report.markup import element
-from edgeport.runtimes.report.plots import (
-    LABEL_HEIGHT,
-    WIDTH,
-    Bar,
-    Point,
-    bar_value,
-    bars,
-    scatter,
-    tick_label,
-    ticks,
-)
+from edgeport.runtimes.report.plots import Bar, Point, bar_value, bars, scatter
 
 CLUSTER = [
     Point("gguf", 352, 13.55, error=0.09),
