@@ -19,6 +19,8 @@ from edgeport.errors import ArtifactError, RuntimeFailure
 
 _MAGIC = b"GGUF"
 _LOG_LINES_KEPT = 40
+_ECHO = os.environ.get("EDGEPORT_ENGINE_LOG") == "1"
+"""Also write the log to stderr: for a child process that may die with it."""
 _WORDS_OF_A_CAUSE = ("error", "fail", "unknown", "invalid", "wrong", "missing", "not within")
 _log: deque[str] = deque(maxlen=_LOG_LINES_KEPT)
 
@@ -28,6 +30,8 @@ def _keep(_level: int, text: bytes, _user_data: Any) -> None:
     line = text.decode("utf-8", "replace").rstrip()
     if line.strip("."):
         _log.append(line)
+        if _ECHO:
+            os.write(2, f"{line}\n".encode())
 
 
 def start() -> None:

@@ -7,7 +7,10 @@ token to token and from a damaged copy.
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,9 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "EDGEPORT_CACHE" not in os.environ:  # workers and child processes inherit it; the user's own is left alone
+    os.environ["EDGEPORT_CACHE"] = tempfile.mkdtemp(prefix="edgeport-test-cache-")
+    atexit.register(shutil.rmtree, os.environ["EDGEPORT_CACHE"], ignore_errors=True)
 
 VOCAB_SIZE = 512
 WEIGHT_STD = 0.2
