@@ -13,6 +13,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from edgeport.runtimes.engine_settings import EngineSettings
+
 Logits = npt.NDArray[np.float32]
 
 
@@ -24,11 +26,14 @@ class SessionOptions:
     context_length: tokens the KV cache must hold; None means min(model's context, 2048).
     exact: the engine's most exact arithmetic (float32 activations and KV cache where the engine has them), for parity
         tests; False is what ships.
+    settings: how the engine computes (edgeport.runtimes.engine_settings); None is the adapter's choice. `threads` here wins over
+        the settings' own, and `exact` over those that change logits.
     """
 
     threads: int | None = None
     context_length: int | None = None
     exact: bool = False
+    settings: EngineSettings | None = None
 
 
 class Session(Protocol):
