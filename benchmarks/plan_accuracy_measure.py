@@ -16,7 +16,7 @@ from edgeport.runtimes.bench.child import SpeedSamples
 from edgeport.runtimes.bench.environment import package_version
 from edgeport.runtimes.bench.measure import Workload
 from edgeport.runtimes.bench.memory import MemoryUse
-from edgeport.runtimes.bench.run import DISTRIBUTIONS
+from edgeport.runtimes.bench.machine import DISTRIBUTIONS
 from edgeport.runtimes.bench.speed import rate
 from edgeport.runtimes.engines import ENGINES
 from edgeport.runtimes.isolation import run_isolated

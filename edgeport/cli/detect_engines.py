@@ -202,7 +202,7 @@ def _require_disk(folder: Path, weights_bytes: int) -> None:
 
 def _source(name: str, threads: int) -> str:
     from edgeport.runtimes.bench.environment import package_version
-    from edgeport.runtimes.bench.run import DISTRIBUTIONS
+    from edgeport.runtimes.bench.machine import DISTRIBUTIONS
     from edgeport.runtimes.engines import ENGINES
 
     package = ENGINES[name].packages[-1]

@@ -14,7 +14,8 @@ from edgeport.cli import main
 from edgeport.errors import ArtifactError, MissingExtra, UsageError
 from edgeport.manifest import DraftEntry, read_manifest, write_manifest
 from edgeport.runtimes.bench.measure import Workload
-from edgeport.runtimes.bench.run import BenchOptions, benchmark, choose_containers
+from edgeport.runtimes.bench.run import BenchOptions, benchmark
+from edgeport.runtimes.bench.selection import choose_containers
 
 # tools/llama-bench/llama-bench.cpp, test::get_fields: those that mean something for every engine
 LLAMA_BENCH_KEYS = {
@@ -130,7 +131,7 @@ def test_depth_beyond_the_context_is_refused_before_anything_is_opened(artifact:
 
 
 def test_without_engines_it_says_what_to_install(packed_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeport.runtimes.bench.run.unavailable_because", lambda name: f"{name} is missing")
+    monkeypatch.setattr("edgeport.runtimes.bench.selection.unavailable_because", lambda name: f"{name} is missing")
     manifest = read_manifest(packed_dir)
     with pytest.raises(MissingExtra, match="gguf: gguf is missing"):
         choose_containers(manifest, None)
