@@ -64,7 +64,7 @@ def generate(
     options: GenerationOptions,
     draft: Draft | None = None,
     defaults: GenerationDefaults = PLAIN,
-) -> Iterator[Token]:
+) -> Generator[Token]:
     """Yield what follows `prompt` as it comes; the session then holds the prompt and all but the last of these tokens.
 
     The session may already hold a beginning of `prompt` (its position says how much, at most all but the last token),
@@ -115,7 +115,7 @@ def _choices(
 
 def _tokens(
     choices: Generator[tuple[int, Logits]], tokenizer: Tokenizer, options: GenerationOptions, room: _Room
-) -> Iterator[Token]:
+) -> Generator[Token]:
     with closing(choices):
         yield from _texts(choices, tokenizer, options, room)
 
