@@ -8,10 +8,15 @@ from pathlib import Path, PurePosixPath
 from edgeport.errors import ArtifactError, UsageError
 from edgeport.manifest import DraftEntry, read_manifest
 from edgeport.runtimes.container import Container, find_containers
+from edgeport.runtimes.draft_model import Draft
 from edgeport.runtimes.engines import open_session
+from edgeport.runtimes.generate import Speculation
+from edgeport.runtimes.lookup import PromptLookup
 from edgeport.runtimes.pace import Pace
+from edgeport.runtimes.prompt_cache import HeldSession
+from edgeport.runtimes.proposer import Proposer
+from edgeport.runtimes.sampling import Sampling
 from edgeport.runtimes.session import Session, SessionOptions
-from edgeport.runtimes.speculative import Draft
 from edgeport.runtimes.tokenizer import Tokenizer, open_tokenizer
 from edgeport.runtimes.window import choose_context_length
 
@@ -58,10 +63,24 @@ def open_draft(
     )
     try:
         check_vocabulary(tokenizer, open_tokenizer(own[container.format]), target.vocab_size)
-        return Draft(session, target, entry.drafted_tokens, Pace())
+        return Draft(HeldSession(session), target, entry.drafted_tokens, Pace())
     except BaseException:
         session.close()
         raise
+
+
+def proposer_for(
+    speculation: Speculation, sampling: Sampling, draft: Draft | None, lookup: PromptLookup
+) -> Proposer | None:
+    """Who proposes tokens of one text.
+
+    A seed promises the same text again, and with a draft that the clock may switch off the random numbers would not be used
+    up in the same order; a lookup draws nothing.
+    """
+    if speculation == "lookup":
+        return lookup
+    is_free = sampling.temperature == 0 or sampling.seed is None
+    return draft if speculation == "auto" and is_free else None
 
 
 def check_vocabulary(target: Tokenizer, draft: Tokenizer, vocab_size: int) -> None:

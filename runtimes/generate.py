@@ -7,17 +7,21 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from edgeport.errors import RuntimeFailure, UsageError
+from edgeport.runtimes.constraint import Constraint, Specification, constraint_for
+from edgeport.runtimes.forced_tokens import ForcedTokens
 from edgeport.runtimes.generation_defaults import PLAIN, GenerationDefaults, SamplingChanges
-from edgeport.runtimes.sampling import Sampling, choose, log_probability
-from edgeport.runtimes.session import Logits, Session
-from edgeport.runtimes.speculative import Draft, speculate
+from edgeport.runtimes.penalties import History
+from edgeport.runtimes.proposer import Proposer
+from edgeport.runtimes.sampling import Sampling, log_probability, top_log_probabilities
+from edgeport.runtimes.session import Session
+from edgeport.runtimes.speculative import Choice, write
 from edgeport.runtimes.text_stream import StopStrings, TextStream
 from edgeport.runtimes.tokenizer import Tokenizer
 
 FinishReason = Literal["stop", "length", "context"]
+Speculation = Literal["auto", "none", "lookup"]
+SPECULATIONS: tuple[Speculation, ...] = ("auto", "none", "lookup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +30,15 @@ class Token:
 
     text: what became certain with it; it may be empty (half a character) and belong to earlier tokens.
     logprob: ln p under the engine's raw logits, when asked for. finish_reason: on the last token only; `stop` is a stop
-    token (which has no text of its own) or a stop string, `length` is max_tokens, `context` a full context before that.
+    token (which has no text of its own), a stop string or a constraint after which nothing can follow, `length` is
+    max_tokens, `context` a full context before that. top_logprobs: the likeliest tokens and their ln p, likeliest first.
     """
 
     id: int
     text: str
     logprob: float | None = None
     finish_reason: FinishReason | None = None
+    top_logprobs: tuple[tuple[int, float], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +48,10 @@ class GenerationOptions:
     max_tokens: None means the model's own (256 where it says nothing), or fewer where the context ends earlier; a number
     must fit the context. sampling: None means the model's own, SamplingChanges change single fields of that, a Sampling is
     taken exactly as it is. stop: the text ends before any of these. ignore_stop_tokens: go on after the model says it is
-    done (for benchmarks). prompt_cache: what the prompt shares with the text before is not computed again.
+    done (for benchmarks). prompt_cache: what the prompt shares with the text before is not computed again. top_logprobs: how
+    many of the likeliest tokens to name beside each, with logprobs. constraint: what the text must be (docs/constrained.md);
+    stop tokens then end it wherever it may end. speculation: who may propose tokens (docs/drafts.md): `auto` the draft that was
+    opened with the model, but not for sampled text with a seed; `lookup` what followed the same words before; `none` nobody.
     """
 
     max_tokens: int | None = None
@@ -51,10 +60,17 @@ class GenerationOptions:
     logprobs: bool = False
     ignore_stop_tokens: bool = False
     prompt_cache: bool = True
+    top_logprobs: int = 0
+    constraint: Specification | None = None
+    speculation: Speculation = "auto"
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:
             raise UsageError(f"max_tokens must be at least 1, not {self.max_tokens}")
+        if self.top_logprobs < 0 or (self.top_logprobs and not self.logprobs):
+            raise UsageError(f"top_logprobs is {self.top_logprobs}", hint="0 or more, and with logprobs")
+        if self.speculation not in SPECULATIONS:
+            raise UsageError(f"speculation is {self.speculation!r}", hint=f"one of {', '.join(SPECULATIONS)}")
 
 
 def generate(
@@ -62,13 +78,13 @@ def generate(
     tokenizer: Tokenizer,
     prompt: Sequence[int],
     options: GenerationOptions,
-    draft: Draft | None = None,
+    proposer: Proposer | None = None,
     defaults: GenerationDefaults = PLAIN,
 ) -> Generator[Token]:
     """Yield what follows `prompt` as it comes; the session then holds the prompt and all but the last of these tokens.
 
     The session may already hold a beginning of `prompt` (its position says how much, at most all but the last token),
-    which is not computed again. draft: a smaller model that proposes tokens (see edgeport.runtimes.speculative).
+    which is not computed again. proposer: who proposes tokens (edgeport.runtimes.proposer), unless `options` forbid it.
     defaults: what `options` leaves open.
 
     Raises RuntimeFailure at once when prompt and max_tokens do not fit the context: nothing is cut in silence. Stopping
@@ -82,12 +98,13 @@ def generate(
             hint="rewind it to what it shares with the prompt, at most all but the last token",
         )
     sampling, room = defaults.sampling_for(options.sampling), _room(session, prompt, options, defaults)
-    choices = (
-        _choices(session, prompt, sampling, room.tokens)
-        if draft is None
-        else speculate(session, draft, prompt, sampling, room.tokens)
-    )
-    return _tokens(choices, tokenizer, options, room)
+    constraint = None if options.constraint is None else constraint_for(options.constraint, tokenizer)
+    if options.speculation == "none":
+        proposer = None
+    elif constraint is not None:
+        proposer = ForcedTokens(constraint, proposer)
+    choices = write(session, History(prompt), sampling, room.tokens, constraint, proposer)
+    return _tokens(choices, _Ends(tokenizer, options, room, constraint))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,41 +115,42 @@ class _Room:
     reason: FinishReason
 
 
-def _choices(
-    session: Session, prompt: Sequence[int], sampling: Sampling, room: int
-) -> Generator[tuple[int, Logits]]:
-    """`room` tokens, each with the logits [vocab_size] it was chosen from; a token is fed when the next is asked for."""
-    generator = np.random.default_rng(sampling.seed)
-    seen = list(prompt)
-    pending: Sequence[int] = prompt[session.position :]
-    for _ in range(room):
-        logits = session.feed(pending)[-1]
-        token = choose(logits, sampling, seen, generator)
-        seen.append(token)
-        pending = [token]
-        yield token, logits
+@dataclass(frozen=True, slots=True)
+class _Ends:
+    """All that can end a text."""
+
+    tokenizer: Tokenizer
+    options: GenerationOptions
+    room: _Room
+    constraint: Constraint | None
+
+    def is_stop(self, token: int) -> bool:
+        ignored = self.options.ignore_stop_tokens and self.constraint is None
+        return not ignored and self.tokenizer.is_stop(token)
+
+    @property
+    def is_complete(self) -> bool:
+        return self.constraint is not None and self.constraint.is_complete
 
 
-def _tokens(
-    choices: Generator[tuple[int, Logits]], tokenizer: Tokenizer, options: GenerationOptions, room: _Room
-) -> Generator[Token]:
+def _tokens(choices: Generator[Choice], ends: _Ends) -> Generator[Token]:
     with closing(choices):
-        yield from _texts(choices, tokenizer, options, room)
+        yield from _texts(choices, ends)
 
 
-def _texts(
-    choices: Iterator[tuple[int, Logits]], tokenizer: Tokenizer, options: GenerationOptions, room: _Room
-) -> Iterator[Token]:
-    text, stops = TextStream(tokenizer), StopStrings(options.stop)
+def _texts(choices: Iterator[Choice], ends: _Ends) -> Generator[Token]:
+    options, text, stops = ends.options, TextStream(ends.tokenizer), StopStrings(ends.options.stop)
     for count, (token, logits) in enumerate(choices, start=1):
         logprob = log_probability(logits, token) if options.logprobs else None
-        ended = tokenizer.is_stop(token) and not options.ignore_stop_tokens
+        likeliest = top_log_probabilities(logits, options.top_logprobs) if options.top_logprobs else None
+        ended = ends.is_stop(token)
         piece = stops.push("" if ended else text.push(token))
-        last = ended or count == room.tokens or stops.found is not None
+        stopped = ended or stops.found is not None or ends.is_complete
+        last = stopped or count == ends.room.tokens
         if last:
             piece += stops.push(text.finish()) + stops.finish()
-        stopped = ended or stops.found is not None
-        yield Token(token, piece, logprob, ("stop" if stopped else room.reason) if last else None)
+        reason = ("stop" if stopped or stops.found is not None else ends.room.reason) if last else None
+        yield Token(token, piece, logprob, reason, likeliest)
         if last:
             return
 

@@ -53,6 +53,15 @@ class LlamaVocabulary:
         }
         return render_chat(self._template, messages, special)
 
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        return frozenset(filter(self.is_stop, range(native.llama_vocab_n_tokens(self._vocabulary))))
+
+    def token_bytes(self) -> list[bytes | None]:
+        """By token id; None for a token that stands for no text."""
+        count = native.llama_vocab_n_tokens(self._vocabulary)
+        return [self._piece(token) or None for token in range(count)]
+
     def _piece(self, token: int) -> bytes:
         size = 32
         while True:

@@ -1,21 +1,23 @@
 """From logits to one token: the same pure functions over every engine, so that results differ only by the engine's logits.
 
-Order: repetition penalty, temperature, top-k, top-p, min-p, draw. Temperature 0 is greedy and needs no random numbers.
-Sources: CTRL (arXiv:1909.05858) for the penalty, nucleus sampling (arXiv:1904.09751), min-p (arXiv:2407.01082).
+Order: logit bias, repetition, presence and frequency penalties, what a constraint allows, temperature, top-k, top-p, min-p,
+draw. Temperature 0 is greedy and needs no random numbers; above it each token takes one. docs/sampling.md has the reasons.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeport.errors import UsageError
+from edgeport.runtimes.distribution import Distribution, min_p, softmax, top_k, top_p
+from edgeport.runtimes.penalties import Floats, History, adjust
 
-Floats = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,9 @@ class Sampling:
 
     temperature: 0 is greedy. top_k: keep the k likeliest, 0 keeps all. top_p: keep the fewest whose probabilities reach p.
     min_p: drop what is less likely than min_p times the likeliest. repetition_penalty: 1 is none; above 1 makes tokens that
-    already occurred less likely. seed: the same seed gives the same text; None draws a new one.
+    already occurred in prompt or text less likely. presence_penalty, frequency_penalty: taken from the logit of a token that
+    occurred in the text, once and for each time; 0 is none. seed: the same seed gives the same text; None draws a new one.
+    logit_bias: added to the logits of these token ids; -inf forbids one.
     """
 
     temperature: float = 0.0
@@ -33,15 +37,23 @@ class Sampling:
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        bias = self.logit_bias
         rules = (
-            (self.temperature >= 0, "temperature", self.temperature, "0 or more"),
+            (0 <= self.temperature < math.inf, "temperature", self.temperature, "0 or more"),
             (self.top_k >= 0, "top_k", self.top_k, "0 (all) or more"),
             (0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1"),
             (0 <= self.min_p <= 1, "min_p", self.min_p, "between 0 and 1"),
-            (self.repetition_penalty > 0, "repetition_penalty", self.repetition_penalty, "above 0"),
-        )
+            (0 < self.repetition_penalty < math.inf, "repetition_penalty", self.repetition_penalty, "above 0"),
+            (math.isfinite(self.presence_penalty), "presence_penalty", self.presence_penalty, "a number"),
+            (math.isfinite(self.frequency_penalty), "frequency_penalty", self.frequency_penalty, "a number"),
+            (all(token >= 0 for token in bias), "logit_bias", dict(bias), "from token ids, 0 or more"),
+            (all(-math.inf <= b < math.inf for b in bias.values()), "logit_bias", dict(bias), "to numbers or -inf"),
+        )  # fmt: skip
         for good, name, value, allowed in rules:
             if not good:
                 raise UsageError(f"{name} is {value}, it must be {allowed}")
@@ -50,83 +62,64 @@ class Sampling:
 GREEDY = Sampling()
 
 
-def choose(logits: Floats, sampling: Sampling, seen: Sequence[int], generator: np.random.Generator) -> int:
-    """One token id from logits [vocab_size]; `seen` are the tokens of prompt and text so far."""
+def choose(
+    logits: Floats,
+    sampling: Sampling,
+    history: History,
+    generator: np.random.Generator,
+    allowed: Mask | None = None,
+) -> int:
+    """One token id from logits [vocab_size]. allowed: [vocab_size], the tokens a constraint permits, at least one."""
     if sampling.temperature == 0:
-        return likeliest(logits, sampling, seen)
-    return draw(weights(logits, sampling, seen), generator)
+        return likeliest(logits, sampling, history, allowed)
+    return distribution(logits, sampling, history, allowed).draw(generator)
 
 
-def likeliest(logits: Floats, sampling: Sampling, seen: Sequence[int]) -> int:
-    """What greedy decoding takes."""
-    return int(np.argmax(penalize_repetition(logits, seen, sampling.repetition_penalty)))
+def likeliest(logits: Floats, sampling: Sampling, history: History, allowed: Mask | None = None) -> int:
+    """What greedy decoding takes; the lowest id of equals."""
+    scores = adjust(logits, sampling, history)
+    if allowed is None:
+        return int(np.argmax(scores))
+    tokens = np.flatnonzero(allowed)
+    return int(tokens[np.argmax(scores[tokens])])
 
 
-def weights(logits: Floats, sampling: Sampling, seen: Sequence[int]) -> Floats:
-    """What each token is drawn with [vocab_size]; zero for what was cut off, so the sum may be under 1."""
-    scores = penalize_repetition(logits, seen, sampling.repetition_penalty)
-    probabilities = softmax(scores / np.float32(sampling.temperature))
-    probabilities = keep_top_k(probabilities, sampling.top_k)
-    probabilities = keep_top_p(probabilities, sampling.top_p)
-    return keep_min_p(probabilities, sampling.min_p)
-
-
-def draw(probabilities: npt.NDArray[np.floating[Any]], generator: np.random.Generator) -> int:
-    """A token id with these probabilities [vocab_size], which need not add up to 1."""
-    cumulative = np.cumsum(probabilities, dtype=np.float64)
-    index = np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right")
-    # rounding may put the draw on the end of the sum: then take the last token that has any probability
-    return int(min(index, np.flatnonzero(probabilities)[-1]))
-
-
-def penalize_repetition(logits: Floats, seen: Sequence[int], penalty: float) -> Floats:
-    """Positive logits of seen tokens divided by `penalty`, negative ones multiplied."""
-    if penalty == 1.0 or not len(seen):
-        return logits
-    tokens = np.unique(np.asarray(seen, np.int64))
-    scores = logits.copy()
-    values = scores[tokens]
-    scores[tokens] = np.where(values > 0, values / penalty, values * penalty)
-    return scores
-
-
-def keep_top_k(probabilities: Floats, count: int) -> Floats:
-    """Zero all but the `count` likeliest; ties at the border go to the lower id."""
-    if count == 0 or count >= probabilities.size:
-        return probabilities
-    order = np.argsort(-probabilities, kind="stable")
-    kept = np.zeros_like(probabilities)
-    kept[order[:count]] = probabilities[order[:count]]
-    return kept
-
-
-def keep_top_p(probabilities: Floats, mass: float) -> Floats:
-    """Zero all but the fewest likeliest tokens that together reach `mass` of what is there."""
-    if mass >= 1.0:
-        return probabilities
-    order = np.argsort(-probabilities, kind="stable")
-    cumulative = np.cumsum(probabilities[order], dtype=np.float64)
-    count = int(np.searchsorted(cumulative, mass * cumulative[-1], side="left")) + 1
-    kept = np.zeros_like(probabilities)
-    kept[order[:count]] = probabilities[order[:count]]
-    return kept
-
-
-def keep_min_p(probabilities: Floats, ratio: float) -> Floats:
-    """Zero what is less likely than `ratio` times the likeliest."""
-    if ratio == 0.0:
-        return probabilities
-    return np.where(probabilities >= ratio * probabilities.max(), probabilities, np.float32(0))
-
-
-def softmax(scores: Floats) -> Floats:
-    powers: Floats = np.exp(scores - scores.max())
-    powers /= powers.sum()
-    return powers
+def distribution(
+    logits: Floats, sampling: Sampling, history: History, allowed: Mask | None = None
+) -> Distribution:
+    """What the next token is drawn from, at a temperature above 0."""
+    scores = adjust(logits, sampling, history)
+    tokens = np.arange(scores.size) if allowed is None else np.flatnonzero(allowed)
+    if allowed is not None:
+        scores = scores[tokens]
+    kept = top_k(scores, sampling.top_k)
+    if kept is not None:
+        tokens, scores = tokens[kept], scores[kept]
+    weights = softmax(scores, sampling.temperature)
+    # one after the other: min-p compares with what top-p left, which never drops the likeliest
+    for cut, setting in ((top_p, sampling.top_p), (min_p, sampling.min_p)):
+        kept = cut(weights, setting)
+        if kept is not None:
+            tokens, weights = tokens[kept], weights[kept]
+    wide = weights.astype(np.float64)
+    return Distribution(tokens, wide / wide.sum())
 
 
 def log_probability(logits: Floats, token: int) -> float:
-    """ln p(token) under the raw logits, in float64."""
-    scores = logits.astype(np.float64)
-    highest = scores.max()
-    return float(scores[token] - highest - np.log(np.exp(scores - highest).sum()))
+    """ln p(token) under the raw logits."""
+    return float(logits[token]) - _log_of_sum(logits)
+
+
+def top_log_probabilities(logits: Floats, count: int) -> tuple[tuple[int, float], ...]:
+    """The `count` likeliest tokens under the raw logits with their ln p, the likeliest first; lower ids first of equals."""
+    kept = top_k(logits, count)
+    tokens = np.arange(logits.size) if kept is None else kept
+    ordered = tokens[np.argsort(-logits[tokens], kind="stable")][:count]
+    total = _log_of_sum(logits)
+    return tuple((int(token), float(logits[token]) - total) for token in ordered)
+
+
+def _log_of_sum(logits: Floats) -> float:
+    """ln of the sum of e^logit: single powers in float32, which is exact enough, their sum in float64."""
+    highest = logits.max()
+    return float(highest) + float(np.log(np.exp(logits - highest).sum(dtype=np.float64)))

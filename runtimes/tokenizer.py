@@ -87,6 +87,10 @@ class FileTokenizer:
     def chat_prompt(self, messages: Sequence[Message]) -> str:
         return render_chat(self._template, messages, self._special)
 
+    def to_json(self) -> str:
+        """tokenizer.json as it was read."""
+        return str(self._tokenizer.to_str())
+
     def _find_stop_ids(self, folder: Path) -> frozenset[int]:
         eos = self._tokenizer.token_to_id(self._special.get("eos_token", ""))
         return frozenset(read_stop_ids(folder)) | (frozenset() if eos is None else {eos})

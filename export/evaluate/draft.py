@@ -16,13 +16,15 @@ from typing import Any
 from edgeport.errors import ArtifactError, UsageError
 from edgeport.manifest import DraftEntry, Manifest, from_json, read_manifest, write_manifest
 from edgeport.progress import Progress
+from edgeport.runtimes.acceptance import Acceptance
 from edgeport.runtimes.artifact import choose
 from edgeport.runtimes.container import Container, find_containers
+from edgeport.runtimes.draft_model import DEFAULT_DRAFTED_TOKENS
 from edgeport.runtimes.drafts import check_vocabulary
 from edgeport.runtimes.engines import open_session
 from edgeport.runtimes.isolation import run_isolated
 from edgeport.runtimes.session import SessionOptions
-from edgeport.runtimes.speculative import DEFAULT_DRAFTED_TOKENS, Acceptance, measure_acceptance
+from edgeport.runtimes.speculative import measure_acceptance
 from edgeport.runtimes.tokenizer import open_tokenizer
 
 DRAFT_FOLDER = "draft"

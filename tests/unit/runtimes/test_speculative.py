@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
 import pytest
 
 from edgeport.errors import UsageError
 from edgeport.runtimes import speculative
-from edgeport.runtimes.pace import DRAFTED_STEPS, PLAIN_STEPS, Pace
+from edgeport.runtimes.distribution import Distribution
+from edgeport.runtimes.draft_model import Draft
+from edgeport.runtimes.pace import DRAFTED_STEPS, Pace
+from edgeport.runtimes.penalties import History
+from edgeport.runtimes.proposer import Proposal, Proposer
 from edgeport.runtimes.sampling import GREEDY, Sampling
-from edgeport.runtimes.speculative import Draft, measure_acceptance, speculate
+from edgeport.runtimes.speculative import Choice, measure_acceptance, write
 
 PROMPT = [1, 0, 2]
 
@@ -64,9 +68,13 @@ def greedy(logits: np.ndarray, count: int) -> list[int]:
     return tokens[len(PROMPT) :]
 
 
-def write(target: Table, draft: Table, count: int, drafted_tokens: int = 4) -> list[int]:
+def speculate(target: Table, proposer: Proposer, sampling: Sampling, count: int) -> Generator[Choice]:
+    return write(target, History(PROMPT), sampling, count, proposer=proposer)
+
+
+def text(target: Table, draft: Table, count: int, drafted_tokens: int = 4) -> list[int]:
     helper = Draft(draft, target, drafted_tokens)
-    return [token for token, _ in speculate(target, helper, PROMPT, GREEDY, count)]
+    return [token for token, _ in speculate(target, helper, GREEDY, count)]
 
 
 @pytest.mark.parametrize("drafted_tokens", [1, 2, 4, 7])
@@ -75,7 +83,7 @@ def test_greedy_text_is_the_targets(noise: float, drafted_tokens: int) -> None:
     for seed, count in itertools.product(range(3), (1, 2, 5, 23)):
         logits = table(seed)
         target, draft = Table(logits), Table(near(logits, noise))
-        assert write(target, draft, count, drafted_tokens) == greedy(logits, count)
+        assert text(target, draft, count, drafted_tokens) == greedy(logits, count)
         assert target.fed == PROMPT + greedy(logits, count)[:-1], "all but the last token, as without a draft"
 
 
@@ -83,7 +91,7 @@ def test_each_token_comes_with_the_targets_logits() -> None:
     logits = table(4)
     target, draft = Table(logits), Table(near(logits, 0.7))
     tokens = list(PROMPT)
-    for token, row in speculate(target, Draft(draft, target), PROMPT, GREEDY, 20):
+    for token, row in speculate(target, Draft(draft, target), GREEDY, 20):
         np.testing.assert_array_equal(row, logits[tokens[-2], tokens[-1]].astype(np.float32))
         tokens.append(token)
 
@@ -133,8 +141,8 @@ def chi_square_excess(sampling: Sampling, draft_noise: float) -> float:
         target.rewind(0)
         draft.rewind(0)
         settings = Sampling(sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p, seed=seed)
-        text = tuple(token for token, _ in speculate(target, helper, PROMPT, settings, LENGTH))
-        counts[text] = counts.get(text, 0) + 1
+        found = tuple(token for token, _ in speculate(target, helper, settings, LENGTH))
+        counts[found] = counts.get(found, 0) + 1
     expected = {text: TEXTS * p for text, p in exact_distribution(logits, sampling).items()}
     assert set(counts) <= set(expected), "a text that the target cannot write"
     cells = [text for text, count in expected.items() if count >= 5]
@@ -179,21 +187,23 @@ def test_sampled_text_follows_the_targets_distribution(sampling: Sampling, noise
     assert chi_square_excess(sampling, noise) < 3.5
 
 
-def accepts_everything(*_: object) -> None:
-    return None
+def keeps_everything(self: object, proposal: Proposal, logits: np.ndarray) -> int:
+    return proposal.token
 
 
-def redraws_from_the_target(self: object, token: int, drafted: np.ndarray, logits: np.ndarray) -> int | None:
+def redraws_from_the_target(self: speculative._Text, proposal: Proposal, logits: np.ndarray) -> int:
     """The plausible mistake: a rejected token is replaced by a draw from p instead of what p has above q."""
-    text = self
-    wished = np.exp(logits.astype(np.float64)) / np.exp(logits.astype(np.float64)).sum()
-    if text._generator.random() * drafted[token] < wished[token]:  # type: ignore[attr-defined]
-        return None
-    return int(text._generator.choice(len(wished), p=wished))  # type: ignore[attr-defined]
+    powers = np.exp(logits.astype(np.float64))
+    wished = Distribution(np.arange(logits.size), powers / powers.sum())
+    assert proposal.distribution is not None
+    drafted = proposal.distribution.probability(proposal.token)
+    if self._generator.random() * drafted < wished.probability(proposal.token):
+        return proposal.token
+    return wished.draw(self._generator)
 
 
-@pytest.mark.parametrize("fault", [accepts_everything, redraws_from_the_target])
-def test_a_wrong_judge_is_seen(fault: Callable[..., int | None], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fault", [keeps_everything, redraws_from_the_target])
+def test_a_wrong_judge_is_seen(fault: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speculative._Text, "_judge", fault)
     assert chi_square_excess(SAMPLING[0], 3.0) > 6
 
@@ -202,7 +212,7 @@ def test_someone_who_stops_within_a_round_leaves_the_session_as_without_a_draft(
     logits = table(1)
     for taken in range(1, 12):
         target = Table(logits)
-        choices = speculate(target, Draft(Table(logits), target), PROMPT, GREEDY, 30)
+        choices = speculate(target, Draft(Table(logits), target), GREEDY, 30)
         tokens = [next(choices)[0] for _ in range(taken)]
         choices.close()
         assert target.fed == PROMPT + tokens[:-1]
@@ -215,14 +225,14 @@ def test_a_full_context_is_no_error(target_context: int, draft_context: int) -> 
     for drafted_tokens in (1, 4, 30):
         target = Table(logits, target_context)
         draft = Table(near(logits, 0.4), draft_context)
-        assert write(target, draft, room, drafted_tokens) == greedy(logits, room)
+        assert text(target, draft, room, drafted_tokens) == greedy(logits, room)
 
 
 def test_a_repetition_penalty_is_applied_to_both() -> None:
     logits = table(3)
     sampling = Sampling(repetition_penalty=1.7)
-    plain = [token for token, _ in speculate(*_pair(logits, -logits), PROMPT, sampling, 20)]
-    drafted = [token for token, _ in speculate(*_pair(logits, logits), PROMPT, sampling, 20)]
+    plain = [token for token, _ in speculate(*_pair(logits, -logits), sampling, 20)]
+    drafted = [token for token, _ in speculate(*_pair(logits, logits), sampling, 20)]
     assert plain == drafted != greedy(logits, 20)
 
 
@@ -238,9 +248,12 @@ def test_what_does_not_belong_together_is_refused() -> None:
     with pytest.raises(UsageError, match="drafted_tokens is 0"):
         Draft(Table(table(1, 12)), target, 0)
     draft = Draft(Table(table(1, 12)), target)
-    draft.session.feed(PROMPT)
-    with pytest.raises(UsageError, match="the draft is at position 3, in a prompt of 3 tokens"):
-        next(speculate(target, draft, PROMPT, GREEDY, 4))
+    draft.session.feed([*PROMPT, 1])
+    with pytest.raises(UsageError, match="the draft is at position 4, in a text of 4 tokens"):
+        list(speculate(target, draft, GREEDY, 4))
+    target.feed([1, 1, 1])
+    with pytest.raises(UsageError, match="at position 6, in a prompt of 3 tokens"):
+        list(speculate(target, draft, GREEDY, 4))
 
 
 @pytest.mark.parametrize(("held", "drafted"), [(0, 2), (2, 0), (2, 1), (1, 2)])
@@ -248,7 +261,7 @@ def test_what_the_sessions_hold_is_not_fed_again(held: int, drafted: int) -> Non
     logits = table(6)
     target, draft = Table(logits), Table(near(logits, 0.5))
     target.fed, draft.fed = PROMPT[:held], PROMPT[:drafted]
-    assert write(target, draft, 12) == greedy(logits, 12)
+    assert text(target, draft, 12) == greedy(logits, 12)
     assert target.fed == PROMPT + greedy(logits, 12)[:-1]
 
 
@@ -272,7 +285,7 @@ def test_a_draft_that_loses_time_is_switched_off(draft_s: float, noise: float, i
     target, draft = Table(logits, 400), Table(near(logits, noise), 400)
     pace = Pace(Clock(target, draft, 1.0, draft_s))
     helper = Draft(draft, target, 4, pace)
-    tokens = [token for token, _ in speculate(target, helper, PROMPT, GREEDY, 200)]
+    tokens = [token for token, _ in speculate(target, helper, GREEDY, 200)]
     assert tokens == greedy(logits, 200)
     assert (helper.is_off, pace.is_decided) == (is_off, True)
     if is_off:
@@ -288,7 +301,7 @@ def test_the_decision_holds_for_later_texts() -> None:
     target, draft = Table(logits, 400), Table(-logits, 400)
     helper = Draft(draft, target, 4, Pace(Clock(target, draft, 1.0, 1.0)))
     for _ in texts(target, draft, 2):
-        list(speculate(target, helper, PROMPT, GREEDY, 100))
+        list(speculate(target, helper, GREEDY, 100))
     assert helper.is_off and helper.acceptance().steps == DRAFTED_STEPS
 
 
@@ -297,7 +310,7 @@ def test_the_trial_may_span_short_texts() -> None:
     target, draft = Table(logits), Table(logits)
     helper = Draft(draft, target, 2, Pace(Clock(target, draft, 1.0, 0.01)))
     for number in texts(target, draft, 20):
-        tokens = [token for token, _ in speculate(target, helper, PROMPT, GREEDY, 5)]
+        tokens = [token for token, _ in speculate(target, helper, GREEDY, 5)]
         assert tokens == greedy(logits, 5), number
     assert helper.pace is not None and helper.pace.is_decided and not helper.is_off
 
@@ -307,27 +320,3 @@ def texts(target: Table, draft: Table, count: int) -> Iterator[int]:
         target.rewind(0)
         draft.rewind(0)
         yield number
-
-
-def test_plain_steps_come_first() -> None:
-    pace = Pace(lambda: 0.0)
-    for _ in range(PLAIN_STEPS):
-        assert not pace.wants_draft
-        with pace.plain():
-            pass
-    assert pace.wants_draft and pace.speedup is None and not pace.is_off
-
-
-def test_one_interrupted_step_decides_nothing() -> None:
-    now = 0.0
-    pace = Pace(lambda: now)
-    while not pace.is_decided:
-        if not pace.wants_draft:
-            with pace.plain():
-                now += 1.0
-        else:
-            with pace.drafted() as measured:
-                measured.tokens = 2
-                # The last one waits for something else on the machine.
-                now += 100.0 if pace._with.steps == DRAFTED_STEPS - 1 else 1.25
-    assert pace.speedup == pytest.approx(2 / 1.25) and not pace.is_off
