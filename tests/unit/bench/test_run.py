@@ -131,7 +131,9 @@ def test_depth_beyond_the_context_is_refused_before_anything_is_opened(artifact:
 
 
 def test_without_engines_it_says_what_to_install(packed_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeport.runtimes.bench.selection.unavailable_because", lambda name: f"{name} is missing")
+    monkeypatch.setattr(
+        "edgeport.runtimes.bench.selection.unavailable_because", lambda name: f"{name} is missing"
+    )
     manifest = read_manifest(packed_dir)
     with pytest.raises(MissingExtra, match="gguf: gguf is missing"):
         choose_containers(manifest, None)
