@@ -10,29 +10,42 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgeport.runtimes.artifact import Completion, Model, load
+    from edgeport.runtimes.artifact import load
+    from edgeport.runtimes.asynchronous import AsyncTokenStream
+    from edgeport.runtimes.completion import Completion
     from edgeport.runtimes.generate import GenerationOptions, Token
+    from edgeport.runtimes.generation_defaults import GenerationDefaults, SamplingChanges
+    from edgeport.runtimes.model import Model
     from edgeport.runtimes.sampling import Sampling
     from edgeport.runtimes.session import Session, SessionOptions
+    from edgeport.runtimes.token_stream import TokenStream
 
 _HOMES = {
-    "Completion": "edgeport.runtimes.artifact",
+    "AsyncTokenStream": "edgeport.runtimes.asynchronous",
+    "Completion": "edgeport.runtimes.completion",
+    "GenerationDefaults": "edgeport.runtimes.generation_defaults",
     "GenerationOptions": "edgeport.runtimes.generate",
-    "Model": "edgeport.runtimes.artifact",
+    "Model": "edgeport.runtimes.model",
     "Sampling": "edgeport.runtimes.sampling",
+    "SamplingChanges": "edgeport.runtimes.generation_defaults",
     "Session": "edgeport.runtimes.session",
     "SessionOptions": "edgeport.runtimes.session",
     "Token": "edgeport.runtimes.generate",
+    "TokenStream": "edgeport.runtimes.token_stream",
     "load": "edgeport.runtimes.artifact",
 }
 __all__ = [
+    "AsyncTokenStream",
     "Completion",
+    "GenerationDefaults",
     "GenerationOptions",
     "Model",
     "Sampling",
+    "SamplingChanges",
     "Session",
     "SessionOptions",
     "Token",
+    "TokenStream",
     "load",
 ]
 

@@ -90,14 +90,13 @@ def generate(
     Raises RuntimeFailure at once when prompt and max_tokens do not fit the context: nothing is cut in silence. Stopping
     early (closing the iterator) leaves the session usable.
     """
-    if not len(prompt):
-        raise UsageError("the prompt is empty", hint="give at least one token to continue")
+    room = room_for(session.context_length, len(prompt), options, defaults)
     if session.position >= len(prompt):
         raise UsageError(
             f"the session is at position {session.position}, in a prompt of {len(prompt)} tokens",
             hint="rewind it to what it shares with the prompt, at most all but the last token",
         )
-    sampling, room = defaults.sampling_for(options.sampling), _room(session, prompt, options, defaults)
+    sampling = defaults.sampling_for(options.sampling)
     constraint = None if options.constraint is None else constraint_for(options.constraint, tokenizer)
     if options.speculation == "none":
         proposer = None
@@ -108,7 +107,7 @@ def generate(
 
 
 @dataclass(frozen=True, slots=True)
-class _Room:
+class Room:
     """tokens: how many may be generated. reason: why the last of them is the last."""
 
     tokens: int
@@ -121,7 +120,7 @@ class _Ends:
 
     tokenizer: Tokenizer
     options: GenerationOptions
-    room: _Room
+    room: Room
     constraint: Constraint | None
 
     def is_stop(self, token: int) -> bool:
@@ -155,19 +154,24 @@ def _texts(choices: Iterator[Choice], ends: _Ends) -> Generator[Token]:
             return
 
 
-def _room(
-    session: Session, prompt: Sequence[int], options: GenerationOptions, defaults: GenerationDefaults
-) -> _Room:
-    """The last token is never fed, so it needs no place."""
-    free = session.context_length - len(prompt) + 1
+def room_for(
+    context_length: int, prompt_tokens: int, options: GenerationOptions, defaults: GenerationDefaults = PLAIN
+) -> Room:
+    """How much may follow a prompt; the last token is never fed, so it needs no place.
+
+    Raises UsageError for an empty prompt, RuntimeFailure where it does not fit with what was asked for.
+    """
+    if not prompt_tokens:
+        raise UsageError("the prompt is empty", hint="give at least one token to continue")
+    free = context_length - prompt_tokens + 1
     wanted = options.max_tokens
     if wanted is None:
         wanted = min(defaults.max_tokens, max(free, 1))
     if wanted > free:
-        need = len(prompt) + wanted - 1
+        need = prompt_tokens + wanted - 1
         raise RuntimeFailure(
-            f"a prompt of {len(prompt)} tokens and {wanted} new ones need a context of {need}, this session has {session.context_length}",
+            f"a prompt of {prompt_tokens} tokens and {wanted} new ones need a context of {need}, this session has {context_length}",
             hint="ask for fewer tokens, shorten the prompt, or open the model with a larger context_length",
         )
     full = options.max_tokens is None and wanted < defaults.max_tokens
-    return _Room(wanted, "context" if full else "length")
+    return Room(wanted, "context" if full else "length")
