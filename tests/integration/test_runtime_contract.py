@@ -17,12 +17,14 @@ import pytest
 from edgeport.errors import EdgeportError, RuntimeFailure, UsageError
 from edgeport.runtimes.artifact import choose
 from edgeport.runtimes.container import find_containers
+from edgeport.runtimes.draft_model import Draft
 from edgeport.runtimes.engines import ENGINES, open_session, unavailable_because
 from edgeport.runtimes.generate import GenerationOptions, generate
 from edgeport.runtimes.isolation import run_isolated
+from edgeport.runtimes.penalties import History
 from edgeport.runtimes.sampling import GREEDY
 from edgeport.runtimes.session import Session, SessionOptions
-from edgeport.runtimes.speculative import Draft, speculate
+from edgeport.runtimes.speculative import write
 from edgeport.runtimes.tokenizer import open_tokenizer
 
 CONTEXT = 128
@@ -259,7 +261,8 @@ def test_a_draft_leaves_greedy_text_as_it_is(opened: Opener, noise: float) -> No
     while len(expected) < 50:
         expected.append(int(alone.feed(expected[-1:])[-1].argmax()))
     helper = Draft(draft, target)
-    assert [token for token, _ in speculate(target, helper, TOKENS[:20], GREEDY, 50)] == expected
+    choices = write(target, History(TOKENS[:20]), GREEDY, 50, proposer=helper)
+    assert [token for token, _ in choices] == expected
     assert target.position == alone.position
     found = helper.acceptance()
     assert found.rate == 1 if noise == 0 else 0.05 < found.rate < 0.95
