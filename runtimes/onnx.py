@@ -45,7 +45,7 @@ def open_session(path: Path, options: SessionOptions) -> OnnxSession:
 
 
 @dataclass(frozen=True, slots=True)
-class _Cache:
+class KeyValueCache:
     """Names and shapes of the key-value cache as the graph declares it; `kv_heads` is one number per name."""
 
     past: tuple[str, ...]
@@ -60,7 +60,7 @@ class OnnxSession:
 
     def __init__(self, session: Any, config: dict[str, Any], options: SessionOptions) -> None:
         self._session: Any = session
-        self._cache = _describe_cache(session)
+        self._cache = describe_cache(session)
         self._inputs = {item.name for item in session.get_inputs()}
         logits = next(item for item in session.get_outputs() if item.name == "logits")
         self._last_row_only = logits.shape[1] == 1  # graphs built with prune_lm_head
@@ -125,7 +125,7 @@ class OnnxSession:
         binding.bind_ortvalue_output("logits", target)
         try:
             self._session.run_with_iobinding(binding)
-        except _engine_errors() as error:
+        except engine_errors() as error:
             raise RuntimeFailure(f"ONNX Runtime failed on tokens {begin}..{end - 1}: {error}") from error
         if not self.shared_cache:
             self._buffers = binding.get_outputs()[:-1]
@@ -170,17 +170,17 @@ def _inference_session(file: Path, options: SessionOptions) -> Any:
     settings.add_session_config_entry("session.intra_op.allow_spinning", "1")
     model: str | bytes = str(file)
     if options.exact:
-        model = _with_float32_activations(file.read_bytes())
+        model = with_float32_activations(file.read_bytes())
         settings.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(file.parent)
         )
     try:
         return onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
-    except _engine_errors() as error:
+    except engine_errors() as error:
         raise RuntimeFailure(f"ONNX Runtime cannot open {file}: {error}") from error
 
 
-def _with_float32_activations(model: bytes) -> bytes:
+def with_float32_activations(model: bytes) -> bytes:
     """The serialized graph with every MatMulNBits at accuracy_level 1 (float32) instead of 4 (int8 activations).
 
     The session key mlas.qnbit.force_fp32 does that for 4-bit weights only. An AttributeProto is `name` (field 1) followed
@@ -190,7 +190,7 @@ def _with_float32_activations(model: bytes) -> bytes:
     return model.replace(name + b"\x04", name + b"\x01")
 
 
-def _describe_cache(session: Any) -> _Cache:
+def describe_cache(session: Any) -> KeyValueCache:
     past = [item for item in session.get_inputs() if item.name not in _KEPT_INPUTS]
     if not past or any(not item.name.startswith("past_key_values.") for item in past):
         names = ", ".join(item.name for item in session.get_inputs())
@@ -205,10 +205,10 @@ def _describe_cache(session: Any) -> _Cache:
     inputs = tuple(str(item.name) for item in past)
     outputs = tuple(name.replace("past_key_values.", "present.") for name in inputs)
     kv_heads = tuple(int(item.shape[1]) for item in past)
-    return _Cache(inputs, outputs, kv_heads, int(past[0].shape[3]), dtype)
+    return KeyValueCache(inputs, outputs, kv_heads, int(past[0].shape[3]), dtype)
 
 
-def _engine_errors() -> tuple[type[Exception], ...]:
+def engine_errors() -> tuple[type[Exception], ...]:
     """What onnxruntime raises: its own types, all direct children of Exception, and RuntimeError for the rest."""
     from onnxruntime.capi import onnxruntime_pybind11_state as native
 

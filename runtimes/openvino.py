@@ -25,7 +25,7 @@ from edgeport.runtimes.window import Window, choose_context_length
 
 MODEL_NAME = "openvino_model.xml"
 _CHUNK_TOKENS = 256
-_EXACT = {
+EXACT_PROPERTIES = {
     "EXECUTION_MODE_HINT": "ACCURACY",
     "INFERENCE_PRECISION_HINT": "f32",
     "KV_CACHE_PRECISION": "f32",
@@ -43,13 +43,13 @@ def open_session(path: Path, options: SessionOptions) -> OpenVinoSession:
     properties = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": str(thread_count(options.threads)),
-        **(_EXACT if options.exact else {}),
+        **(EXACT_PROPERTIES if options.exact else {}),
     }
     try:
         compiled = openvino.Core().compile_model(str(file), "CPU", properties)
         return OpenVinoSession(compiled, read_context_length(file.parent), options)
     except RuntimeError as error:
-        raise RuntimeFailure(f"OpenVINO cannot open {file}: {_first_cause(error)}") from error
+        raise RuntimeFailure(f"OpenVINO cannot open {file}: {first_cause(error)}") from error
 
 
 class OpenVinoSession:
@@ -99,7 +99,7 @@ class OpenVinoSession:
             else:
                 self._cut_state(position)
         except RuntimeError as error:
-            raise RuntimeFailure(f"OpenVINO cannot rewind to {position}: {_first_cause(error)}") from error
+            raise RuntimeFailure(f"OpenVINO cannot rewind to {position}: {first_cause(error)}") from error
         self._window.position = position
 
     def close(self) -> None:
@@ -132,7 +132,7 @@ class OpenVinoSession:
             logits: Logits = self._request.get_output_tensor(0).data[0]
         except RuntimeError as error:
             raise RuntimeFailure(
-                f"OpenVINO failed on tokens {begin}..{end - 1}: {_first_cause(error)}"
+                f"OpenVINO failed on tokens {begin}..{end - 1}: {first_cause(error)}"
             ) from error
         if len(logits) != len(tokens):
             # Seen with 2-bit weights under dynamic quantization (2026.4): the engine reports no error.
@@ -144,7 +144,7 @@ class OpenVinoSession:
         return logits
 
 
-def _first_cause(error: RuntimeError) -> str:
+def first_cause(error: RuntimeError) -> str:
     """OpenVINO's messages begin with source file and line; the last non-empty line says what is wrong."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else "it gives no reason"
