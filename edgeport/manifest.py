@@ -120,7 +120,7 @@ class DraftEntry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """`quality` and `speed` map a format to the dataclasses of eval and bench, as plain JSON.
+    """`quality`, `speed` and `soak` map a format to the dataclasses of eval and bench, as plain JSON.
 
     stages: the float models before quantization, where the recipe prunes or recovers; else empty. draft: the small model
     beside this one, if any.
@@ -145,6 +145,7 @@ class Manifest:
     gate: Mapping[str, Any] = field(default_factory=dict)
     stages: tuple[StageFacts, ...] = ()
     draft: DraftEntry | None = None
+    soak: Mapping[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     def container(self, format_name: str) -> ContainerEntry:

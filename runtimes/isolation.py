@@ -50,13 +50,13 @@ def run_isolated(
         request.write_text(json.dumps({"target": target, "arguments": dict(arguments)}), encoding="utf-8")
         log.touch()
         command = [sys.executable, "-m", "edgeport.runtimes.isolation", str(request), str(result)]
-        extra = _child_environment(environment or {})
+        extra = child_environment(environment or {})
         try:
             return_code = _run(command, limits, log if own_streams else None, extra, timeout_s)
         except subprocess.TimeoutExpired as error:
             message = f"{target} did not finish within {timeout_s:g} s in its own process"
             raise RuntimeFailure(
-                message + _tail(log), hint="allow more time or use a smaller input"
+                message + log_tail(log), hint="allow more time or use a smaller input"
             ) from error
         if limits is not None:
             limits.check()
@@ -88,7 +88,7 @@ def _run(
                 raise
 
 
-def _child_environment(extra: Mapping[str, str]) -> dict[str, str]:
+def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
     # the child sees the parent's module path in the same order, so that it imports the same edgeport;
     # without GGML_NO_BACKTRACE an aborting llama.cpp starts gdb
     path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
@@ -97,18 +97,22 @@ def _child_environment(extra: Mapping[str, str]) -> dict[str, str]:
 
 def _read_result(target: str, return_code: int, result: Path, log: Path) -> Any:
     if not result.exists():
-        raise RuntimeFailure(f"{target} {_how_it_ended(return_code)}{_tail(log)}")
+        raise RuntimeFailure(f"{target} {how_it_ended(return_code)}{log_tail(log)}")
     document = json.loads(result.read_text(encoding="utf-8"))
     if "error" not in document:
         return document["value"]
-    error = document["error"]
+    raise error_of(target, document["error"], log)
+
+
+def error_of(target: str, error: Mapping[str, Any], log: Path) -> EdgeportError:
+    """What a child told of its error, as the exception it was; one that is not ours becomes a RuntimeFailure."""
     kind = getattr(edgeport.errors, error["type"], None)
     if isinstance(kind, type) and issubclass(kind, EdgeportError):
-        raise kind(error["message"], hint=error["hint"])
-    raise RuntimeFailure(f"{target} raised {error['type']}: {error['message']}{_tail(log)}")
+        return kind(error["message"], hint=error["hint"])
+    return RuntimeFailure(f"{target} raised {error['type']}: {error['message']}{log_tail(log)}")
 
 
-def _how_it_ended(return_code: int) -> str:
+def how_it_ended(return_code: int) -> str:
     if return_code >= 0:
         return f"ended its process with exit code {return_code} and no result"
     try:
@@ -119,13 +123,23 @@ def _how_it_ended(return_code: int) -> str:
     return f"killed its process: {name}{cause}"
 
 
-def _tail(log: Path) -> str:
+def log_tail(log: Path) -> str:
     lines = [
         line.rstrip()
         for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
         if line.strip()
     ]
     return "".join(f"\n  | {line}" for line in lines[-STDERR_LINES_KEPT:])
+
+
+def told_error(error: Exception) -> dict[str, str | None]:
+    """An error of the child's as JSON for `error_of`; the traceback of one that is not ours goes to the log."""
+    if isinstance(error, EdgeportError):
+        return {"type": type(error).__name__, "message": error.message, "hint": error.hint}
+    import traceback
+
+    traceback.print_exc()
+    return {"type": type(error).__name__, "message": str(error), "hint": None}
 
 
 def _serve(request: Path, result: Path) -> int:
@@ -135,15 +149,8 @@ def _serve(request: Path, result: Path) -> int:
     document = json.loads(request.read_text(encoding="utf-8"))
     try:
         reply = json.dumps({"value": load(document["target"])(**document["arguments"])})
-    except EdgeportError as error:
-        reply = json.dumps(
-            {"error": {"type": type(error).__name__, "message": error.message, "hint": error.hint}}
-        )
     except Exception as error:  # noqa: BLE001 - a process boundary: every error has to cross it as text
-        import traceback
-
-        traceback.print_exc()
-        reply = json.dumps({"error": {"type": type(error).__name__, "message": str(error), "hint": None}})
+        reply = json.dumps({"error": told_error(error)})
     sys.stderr.flush()
     temporary = result.with_suffix(".part")
     temporary.write_text(reply, encoding="utf-8")
