@@ -12,8 +12,9 @@ from edgeport.devices.plan_model import ModelPlan
 from edgeport.devices.plan_row import PlanRow
 from edgeport.devices.profile import DeviceProfile
 from edgeport.errors import UsageError
+from edgeport.runtimes.report.document import html_page
 from edgeport.runtimes.report.markup import Markup, element, join
-from edgeport.runtimes.report.style import STYLE
+from edgeport.runtimes.report.tables import table
 from edgeport.units import format_count
 
 MOST_POINTS = 24
@@ -25,17 +26,8 @@ def write_page(
 ) -> Path:
     """Write the page, whole or not at all. Raises UsageError where it cannot be written."""
     title = f"What holds {plan.model.name}"
-    head = element(
-        "head",
-        element("meta", attributes={"charset": "utf-8"}),
-        element("meta", attributes={"name": "viewport", "content": "width=device-width, initial-scale=1"}),
-        element("title", title),
-        element("style", Markup(STYLE)),
-    )
-    body = element(
-        "body", element("h1", title), _model(plan), _plots(rows, profiles), _table(rows), _devices(plan)
-    )
-    text = f"<!DOCTYPE html>\n{element('html', head, body, attributes={'lang': 'en'})}\n"
+    body = [element("h1", title), _model(plan), _plots(rows, profiles), _table(rows), _devices(plan)]
+    text = html_page(title, body)
     part = path.with_name(path.name + ".part")
     try:
         part.write_text(text, encoding="utf-8")
@@ -131,20 +123,7 @@ def _bar(row: PlanRow, shown: Sequence[PlanRow]) -> MemoryBar:
 
 
 def _table(rows: Sequence[PlanRow]) -> Markup:
-    head = element(
-        "thead", element("tr", *(element("th", text, attributes={"scope": "col"}) for text in HEADERS))
-    )
-    lines = [
-        element(
-            "tr",
-            *(
-                element("td", text, attributes={"data-label": header})
-                for header, text in zip(HEADERS, cells(row), strict=True)
-            ),
-        )
-        for row in rows
-    ]
-    return element("table", head, element("tbody", join(lines, "\n")), attributes={"class": "wide"})
+    return table(HEADERS, [cells(row) for row in rows], name="Devices and containers")
 
 
 def _devices(plan: ModelPlan) -> Markup:

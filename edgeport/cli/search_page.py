@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from edgeport.export.search.choose import Measured, measured
 from edgeport.export.search.run import SearchResult
-from edgeport.runtimes.report.markup import Markup, element, join
+from edgeport.runtimes.report.document import html_page
+from edgeport.runtimes.report.markup import Markup, element
 from edgeport.runtimes.report.plots import Point, scatter
-from edgeport.runtimes.report.style import STYLE
+from edgeport.runtimes.report.tables import table
 from edgeport.units import format_bytes, format_count
 
 PAGE_NAME = "pareto.html"
@@ -44,19 +44,10 @@ def _row(item: Measured, result: SearchResult) -> tuple[str, ...]:
 
 def write_page(result: SearchResult, title: str) -> Path:
     """Write `pareto.html` into the search's folder, whole or not at all."""
-    head = element(
-        "head",
-        element("meta", attributes={"charset": "utf-8"}),
-        element("meta", attributes={"name": "viewport", "content": "width=device-width, initial-scale=1"}),
-        element("title", title),
-        element("style", Markup(STYLE)),
-    )
-    body = element("body", element("h1", title), _plot(result), _table(table_rows(result)))
+    body = [element("h1", title), _plot(result), table(HEADERS, table_rows(result), name="Candidates")]
     path = result.directory / PAGE_NAME
     part = path.with_suffix(".part")
-    part.write_text(
-        f"<!DOCTYPE html>\n{element('html', head, body, attributes={'lang': 'en'})}\n", encoding="utf-8"
-    )
+    part.write_text(html_page(title, body), encoding="utf-8")
     part.replace(path)
     return path
 
@@ -75,20 +66,3 @@ def _plot(result: SearchResult) -> Markup:
     )
     caption = "Filled: on the Pareto front. Hollow: another candidate is at most as large and loses less."
     return element("figure", picture, element("figcaption", caption))
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> Markup:
-    head = element(
-        "thead", element("tr", *(element("th", text, attributes={"scope": "col"}) for text in HEADERS))
-    )
-    lines = [
-        element(
-            "tr",
-            *(
-                element("td", text, attributes={"data-label": header})
-                for header, text in zip(HEADERS, row, strict=True)
-            ),
-        )
-        for row in rows
-    ]
-    return element("table", head, element("tbody", join(lines, "\n")), attributes={"class": "wide"})

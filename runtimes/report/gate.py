@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from edgeport.runtimes.bench.compare import dig
 from edgeport.runtimes.report.markup import Markup, element, join
+from edgeport.runtimes.report.tables import table
 
 _LINE = ("container", "name", "measured_text", "threshold_text", "verdict", "detail")
 _LINE_TITLES = ("container", "check", "measured", "allowed", "verdict", "detail")
@@ -23,11 +24,8 @@ _STEP = (
 _STEP_TITLES = ("rung", "recipe", "solver", "bits", "perplexity to source", "KL divergence", "verdict", "why")
 
 
-Table = Callable[[Sequence[str], Sequence[Sequence[str]]], Markup]
-
-
-def gate_section(gate: Mapping[str, Any], table: Table) -> Markup:
-    """Verdict, lines and path, in the page's own tables; one sentence when nothing was judged."""
+def gate_section(gate: Mapping[str, Any]) -> Markup:
+    """Verdict, lines and path; one sentence when nothing was judged."""
     verdict = gate.get("verdict")
     if verdict is None:
         return element("p", "Not judged.", attributes={"class": "quiet"})
@@ -37,12 +35,13 @@ def gate_section(gate: Mapping[str, Any], table: Table) -> Markup:
     if gate.get("reason"):
         told.append(f"{gate['reason']}.")
     parts = [element("p", " ".join(told))]
-    for titles, keys, found in (
-        (_LINE_TITLES, _LINE, dig(gate, "lines")),
-        (_STEP_TITLES, _STEP, dig(gate, "ladder")),
+    for name, titles, keys, found in (
+        ("Checks of the gate", _LINE_TITLES, _LINE, dig(gate, "lines")),
+        ("Steps of the ladder", _STEP_TITLES, _STEP, dig(gate, "ladder")),
     ):
         if isinstance(found, list) and found:
-            parts.append(table(titles, [[_text(item.get(key)) for key in keys] for item in found]))
+            cells = [[_text(item.get(key)) for key in keys] for item in found]
+            parts.append(table(titles, cells, name=name, style="prose"))
     return join(parts, "\n")
 
 

@@ -63,7 +63,7 @@ def container_rows(manifest: Manifest) -> tuple[ContainerRow, ...]:
                 prefill_deviation=number(speed, "prefill.standard_deviation"),
                 decode_tokens_per_s=number(speed, "decode.tokens_per_s"),
                 decode_deviation=number(speed, "decode.standard_deviation"),
-                peak_memory_bytes=_bytes(speed, "memory.after_prompt.peak_resident_bytes"),
+                peak_memory_bytes=peak_memory_bytes(speed),
             )
         )
     return tuple(rows)
@@ -108,6 +108,8 @@ def number(record: object, path: str) -> float | None:
     return float(value)
 
 
-def _bytes(record: object, path: str) -> int | None:
-    value = number(record, path)
-    return None if value is None else int(value)
+def peak_memory_bytes(record: object) -> int | None:
+    """The most that was ever resident, over loading, the prompt and the tokens after it."""
+    moments = ("after_load", "after_prompt", "after_decode")
+    values = [number(record, f"memory.{moment}.peak_resident_bytes") for moment in moments]
+    return max((int(value) for value in values if value is not None), default=None)

@@ -5,7 +5,7 @@ Each sentence states numbers that stand in the manifest. Nothing is called good 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,6 +33,7 @@ def findings(manifest: Manifest) -> tuple[Finding, ...]:
     if not rows:
         return (Finding("bad", "The artifact holds no containers."),)
     found = [
+        *_gate(manifest),
         _weights(manifest),
         _verified(rows),
         _size(manifest, rows),
@@ -59,6 +60,27 @@ def headline(manifest: Manifest) -> str:
     if rates:
         parts.append(f"up to {max(rates):.0f} tokens/s")
     return ", ".join(parts)
+
+
+def _gate(manifest: Manifest) -> list[Finding]:
+    """What the gate said; nothing where the export was not put before it."""
+    verdict, reason = manifest.gate.get("verdict"), manifest.gate.get("reason")
+    found = manifest.gate.get("lines")
+    lines = [line for line in found if isinstance(line, Mapping)] if isinstance(found, (list, tuple)) else []
+    if verdict is None:
+        return []
+    if verdict == "pass":
+        return [Finding("good", f"The quality gate passed: {len(lines)} checks.")]
+    if verdict != "fail":
+        return [Finding("warning", f"The quality gate did not judge{f': {reason}' if reason else ''}.")]
+    failed = [
+        f"{line.get('container')} {line.get('name')} {line.get('measured_text')}, allowed {line.get('threshold_text')}"
+        for line in lines
+        if line.get("verdict") == "fail"
+    ]
+    return [
+        Finding("bad", f"The quality gate said no: {'; '.join(failed) or reason or 'no reason recorded'}.")
+    ]
 
 
 def _weights(manifest: Manifest) -> Finding:

@@ -64,14 +64,23 @@ def test_the_page_holds_every_figure(measured_manifest: Manifest) -> None:
         measured_manifest.weights_id, "raspberry-pi-5-8gb",
     ):  # fmt: skip
         assert figure in page.text, figure
-    assert page.tags.count("svg") == 3
+    assert page.tags.count("svg") == 4
     assert "Fastest: gguf decodes 40.0 tokens/s; onnx 75% of that." in page.text
 
 
-def test_the_page_needs_nothing_else(measured_manifest: Manifest) -> None:
-    text = report_page(measured_manifest)
+def test_a_newer_manifest_has_more_pictures(full_manifest: Manifest) -> None:
+    page = Page(report_page(full_manifest))
+    assert page.tags.count("svg") == 9  # and: latency, two timelines, roofline, prediction
+    for subject in ("Distribution of token times", "Memory over time", "Roofline", "Prediction"):
+        assert f"{subject}: not measured" not in page.text
+
+
+def test_the_page_needs_nothing_else(full_manifest: Manifest) -> None:
+    text = report_page(full_manifest)
     page = Page(text)
-    assert page.links == []
+    assert page.links
+    assert all(link.startswith("#") for link in page.links)
+    assert all(f'id="{link[1:]}"' in text for link in page.links)
     assert "script" not in page.tags
     assert "link" not in page.tags
     assert not re.search(r"url\(|@import|https?:", text)
