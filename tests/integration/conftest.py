@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,25 @@ def llama_artifact(exports: Mapping[str, tuple[Path, subprocess.CompletedProcess
 @pytest.fixture(scope="session")
 def qwen2_artifact(exports: Mapping[str, tuple[Path, subprocess.CompletedProcess[str]]]) -> Path:
     return exports["qwen2"][0]
+
+
+@pytest.fixture(scope="session")
+def reference_containers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one sub-folder per format: the trained reference model in INT4, rounded to nearest; read-only."""
+    from edgeport.export.checkpoint import Checkpoint
+    from edgeport.export.formats.base import WriteOptions
+    from edgeport.export.formats.table import FORMATS, get_format
+    from edgeport.export.quantize.run import quantize
+    from edgeport.export.recipe import load_recipe
+    from edgeport.export.source import open_source
+    from edgeport.progress import Progress
+
+    work, packed = tmp_path_factory.mktemp("checkpoint"), tmp_path_factory.mktemp("reference")
+    source, progress = open_source(str(ROOT / "models" / "reference")), Progress()
+    quantize(source, replace(load_recipe("int4"), solver="rtn"), work, threads=1, progress=progress)
+    for name in FORMATS:
+        (packed / name).mkdir()
+        get_format(name).write(
+            Checkpoint(work, source.spec), packed / name, WriteOptions("reference", 512, progress)
+        )
+    return packed
