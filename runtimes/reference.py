@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,17 +125,21 @@ class ReferenceSession:
     def position(self) -> int:
         return self._window.position
 
+    @property
+    def hidden_size(self) -> int:
+        return int(self._norm.size)
+
     def feed(self, tokens: Sequence[int], *, all_logits: bool = False) -> Logits:
-        self._window.admit(tokens)
         rows = []
-        for begin in range(0, len(tokens), _CHUNK_TOKENS):
-            chunk = tokens[begin : begin + _CHUNK_TOKENS]
-            hidden = self._forward(np.asarray(chunk, np.int64))
-            self._window.position += len(chunk)
-            if all_logits or begin + len(chunk) == len(tokens):
+        for hidden, last in self._chunks(tokens):
+            if all_logits or last:
                 scored = hidden if all_logits else hidden[-1:]
                 rows.append(self._head.project(self._rms_norm(scored, self._norm)))
         return np.concatenate(rows)
+
+    def hidden_states(self, tokens: Sequence[int]) -> Floats:
+        """Append tokens like `feed`; return the states [len(tokens), hidden_size] the head would see."""
+        return np.concatenate([self._rms_norm(hidden, self._norm) for hidden, _ in self._chunks(tokens)])
 
     def rewind(self, position: int) -> None:
         self._window.check_rewind(position)
@@ -146,6 +150,15 @@ class ReferenceSession:
             self._kept = []
             del self._embedding, self._head
             self._keys = self._values = []
+
+    def _chunks(self, tokens: Sequence[int]) -> Iterator[tuple[Floats, bool]]:
+        """States before the final norm, piece by piece, and whether it is the last piece."""
+        self._window.admit(tokens)
+        for begin in range(0, len(tokens), _CHUNK_TOKENS):
+            chunk = tokens[begin : begin + _CHUNK_TOKENS]
+            hidden = self._forward(np.asarray(chunk, np.int64))
+            self._window.position += len(chunk)
+            yield hidden, begin + len(chunk) == len(tokens)
 
     def _kv_heads(self, index: int) -> int:
         module = f"model.layers.{index}.self_attn.k_proj.weight"

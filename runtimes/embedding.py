@@ -1,0 +1,105 @@
+"""Texts to vectors: tokens, hidden states, one vector per text, unit length. The same over every engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeport.errors import RuntimeFailure, UsageError
+from edgeport.progress import NO_PROGRESS, Progress
+from edgeport.runtimes.encoder import Encoder
+from edgeport.runtimes.pooling import check_pooling, normalize, pool
+from edgeport.runtimes.tokenizer import Tokenizer
+
+_TEXTS_AT_ONCE = 32
+"""Their hidden states are held together; a progress line moves as often."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingOptions:
+    """pooling: last, mean, cls or max. The default is the last token: in a decoder only that one has seen the whole text.
+    (A model trained for another one says so in its card; sentence-transformers' in 1_Pooling/config.json.)
+
+    normalize: vectors of length 1, so that a product of two is their cosine. truncate: a text that does not fit the context is
+    cut at its end and named in the result; False makes it an error.
+    """
+
+    pooling: str = "last"
+    normalize: bool = True
+    truncate: bool = False
+
+    def __post_init__(self) -> None:
+        check_pooling(self.pooling)
+
+
+DEFAULTS = EmbeddingOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """vectors: [len(texts), hidden_size] float32. token_counts: of each text, special tokens included, before any cut.
+
+    truncated: indices of the texts that were cut to the context; empty unless that was allowed.
+    """
+
+    vectors: npt.NDArray[np.float32]
+    token_counts: tuple[int, ...]
+    truncated: tuple[int, ...] = ()
+
+
+def embed_texts(
+    encoder: Encoder,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    options: EmbeddingOptions = DEFAULTS,
+    progress: Progress = NO_PROGRESS,
+) -> Embeddings:
+    """One vector per text; none for no texts. All texts are tokenized and checked before the first one is computed.
+
+    Raises UsageError for a text without tokens, RuntimeFailure for one that is longer than the context.
+    """
+    if isinstance(texts, str):
+        raise UsageError("embed takes a list of texts", hint="give [text]")
+    sequences = [tokenizer.encode(text) for text in texts]
+    token_counts = tuple(map(len, sequences))
+    truncated = _check_lengths(token_counts, encoder.context_length, options)
+    for index in truncated:
+        sequences[index] = _cut(tokenizer, texts[index], sequences[index], encoder.context_length)
+    vectors = np.empty((len(texts), encoder.hidden_size), np.float32)
+    with progress.stage("embed", total=len(texts)) as stage:
+        for begin in range(0, len(texts), _TEXTS_AT_ONCE):
+            states = encoder.encode(sequences[begin : begin + _TEXTS_AT_ONCE])
+            for index, rows in enumerate(states, start=begin):
+                vectors[index] = pool(rows, options.pooling)
+            stage.advance(len(states))
+    return Embeddings(normalize(vectors) if options.normalize else vectors, token_counts, truncated)
+
+
+def _check_lengths(counts: Sequence[int], limit: int, options: EmbeddingOptions) -> tuple[int, ...]:
+    """Indices of the texts that have to be cut."""
+    empty = next((index for index, count in enumerate(counts) if count == 0), None)
+    if empty is not None:
+        raise UsageError(f"text {empty} is empty: it has no tokens and so no vector")
+    over = tuple(index for index, count in enumerate(counts) if count > limit)
+    if over and not options.truncate:
+        raise RuntimeFailure(
+            f"text {over[0]} has {counts[over[0]]} tokens, the encoder's context is {limit}",
+            hint="open the model with a larger context_length, split the text, or pass truncate=True",
+        )
+    return over
+
+
+def _cut(tokenizer: Tokenizer, text: str, tokens: Sequence[int], limit: int) -> list[int]:
+    """The first tokens of the text that fit, between the special tokens the tokenizer puts around it."""
+    plain = tokenizer.encode(text, add_special_tokens=False)
+    begin = next(
+        (at for at in range(len(tokens) - len(plain) + 1) if list(tokens[at : at + len(plain)]) == plain), 0
+    )
+    after = list(tokens[begin + len(plain) :])
+    room = limit - begin - len(after)
+    if room < 1:
+        raise RuntimeFailure(f"a context of {limit} tokens has no room beside the special tokens")
+    return [*tokens[:begin], *plain[:room], *after]
