@@ -13,7 +13,7 @@ from edgeport.runtimes.constraint import Grammar, JsonSchema, Regex, Specificati
 
 _LAYOUT: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """One line, spaced as most JSON a model has read. With free whitespace a model can write spaces until its tokens run out."""
-_NAMED = ("properties", "patternProperties", "$defs", "definitions")
+_NAMED = ("$defs", "definitions", "properties", "patternProperties")
 _LISTED = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
 _SINGLE = ("items", "additionalProperties")
 
@@ -73,7 +73,8 @@ def _compile(schema: Mapping[str, Any]) -> str:
 
 def _error(rules: str, vocabulary: LLTokenizer) -> str | None:
     is_error, messages = LLMatcher.validate_grammar_with_warnings(rules, vocabulary)
-    return str(messages[0]).rstrip() if is_error else None
+    # behind a $ref it also says where it came from, which differs from place to place
+    return str(messages[0]).partition("\n  while processing")[0].rstrip() if is_error else None
 
 
 def _place(schema: Mapping[str, Any], cause: str, vocabulary: LLTokenizer) -> str:

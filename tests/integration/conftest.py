@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(Path(__file__).parent))  # browser.py and page_checks.py are imported by path
 Edgeport = Callable[..., subprocess.CompletedProcess[str]]
 
 

@@ -15,67 +15,65 @@ from edgeport.runtimes import GenerationOptions, Model, Sampling, SessionOptions
 from edgeport.runtimes.constraint import Grammar, JsonSchema, Regex
 from edgeport.runtimes.engines import ENGINES, unavailable_because
 
+
+def closed(properties: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """An object with these properties and no others, all of them required unless `more` says otherwise."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+        **more,
+    }
+
+
+def integers(least: int, most: int) -> dict[str, Any]:
+    return {"type": "integer", "minimum": least, "maximum": most}
+
+
 SHORT = {"type": "string", "maxLength": 8}
+BOOLEAN, NULL = {"type": "boolean"}, {"type": "null"}
 SCHEMAS: Mapping[str, dict[str, Any]] = {
-    "object": {
-        "type": "object",
-        "properties": {"name": SHORT, "age": {"type": "integer", "minimum": 0, "maximum": 150}},
-        "required": ["name", "age"],
-        "additionalProperties": False,
-    },
-    "nested": {
-        "type": "object",
-        "properties": {
-            "outer": {
-                "type": "object",
-                "properties": {"inner": {"type": "object", "properties": {"x": {"type": "boolean"}}, "required": ["x"], "additionalProperties": False}},
-                "required": ["inner"],
-                "additionalProperties": False,
-            }
-        },
-        "required": ["outer"],
-        "additionalProperties": False,
-    },
-    "array with bounds": {"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 4},
-    "tuple": {"type": "array", "prefixItems": [{"type": "integer", "minimum": 0, "maximum": 9}, SHORT], "items": False, "minItems": 2},
+    "object": closed({"name": SHORT, "age": integers(0, 150)}),
+    "nested": closed({"outer": closed({"inner": closed({"x": BOOLEAN})})}),
+    "array with bounds": {"type": "array", "items": BOOLEAN, "minItems": 2, "maxItems": 4},
+    "tuple": {"type": "array", "prefixItems": [integers(0, 9), SHORT], "items": False, "minItems": 2},
     "enum": {"enum": ["red", "green", "blue", 3, None]},
     "const": {"const": {"version": [1, 2], "ok": True}},
     "pattern": {"type": "string", "pattern": "^[A-Z]{3}-[0-9]{4}$"},
-    "integer range": {"type": "integer", "minimum": -5, "maximum": 1024},
+    "integer range": integers(-5, 1024),
     "number range": {"type": "number", "minimum": 0, "exclusiveMaximum": 10, "multipleOf": 0.25},
     "exclusive bounds": {"type": "integer", "exclusiveMinimum": 10, "exclusiveMaximum": 14},
-    "anyOf": {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 99}, {"type": "null"}, {"type": "array", "items": {"type": "null"}, "maxItems": 2}]},
+    "anyOf": {"anyOf": [integers(0, 99), NULL, {"type": "array", "items": NULL, "maxItems": 2}]},
     "oneOf": {"oneOf": [{"const": "on"}, {"const": "off"}]},
     "allOf": {"allOf": [{"type": "integer", "minimum": 3}, {"maximum": 7}]},
-    "ref": {
-        "$defs": {"point": {"type": "object", "properties": {"x": {"type": "integer", "minimum": 0, "maximum": 9}}, "required": ["x"], "additionalProperties": False}},
-        "type": "object",
-        "properties": {"from": {"$ref": "#/$defs/point"}, "to": {"$ref": "#/$defs/point"}},
-        "required": ["from", "to"],
-        "additionalProperties": False,
-    },
-    "optional properties": {
-        "type": "object",
-        "properties": {"a": {"type": "boolean"}, "b": {"type": "null"}, "c": {"enum": [1, 2]}},
-        "required": ["b"],
-        "additionalProperties": False,
-    },
-    "unicode": {
-        "type": "object",
-        "properties": {"größe": {"enum": ["klein", "groß", "riesig 😀"]}, "名前": {"type": "string", "minLength": 1, "maxLength": 6}},
-        "required": ["größe", "名前"],
-        "additionalProperties": False,
-    },
+    "ref": closed(
+        {"from": {"$ref": "#/$defs/point"}, "to": {"$ref": "#/$defs/point"}},
+        **{"$defs": {"point": closed({"x": integers(0, 9)})}},
+    ),
+    "optional properties": closed({"a": BOOLEAN, "b": NULL, "c": {"enum": [1, 2]}}, required=["b"]),
+    "unicode": closed(
+        {
+            "größe": {"enum": ["klein", "groß", "riesig 😀"]},
+            "名前": {"type": "string", "minLength": 1, "maxLength": 6},
+        }
+    ),
     "lengths": {"type": "string", "minLength": 3, "maxLength": 5},
-    "format": {"type": "object", "properties": {"day": {"type": "string", "format": "date"}}, "required": ["day"], "additionalProperties": False},
-    "named by pattern": {"type": "object", "patternProperties": {"^k[0-9]$": {"type": "integer", "minimum": 0, "maximum": 9}}, "additionalProperties": False, "minProperties": 1, "maxProperties": 2},
+    "format": closed({"day": {"type": "string", "format": "date"}}),
+    "named by pattern": {
+        "type": "object",
+        "patternProperties": {"^k[0-9]$": integers(0, 9)},
+        "additionalProperties": False,
+        "minProperties": 1,
+        "maxProperties": 2,
+    },
     "array of objects": {
         "type": "array",
-        "items": {"type": "object", "properties": {"id": {"type": "integer", "minimum": 1, "maximum": 9}, "kind": {"enum": ["x", "y"]}}, "required": ["id", "kind"], "additionalProperties": False},
+        "items": closed({"id": integers(1, 9), "kind": {"enum": ["x", "y"]}}),
         "minItems": 1,
         "maxItems": 2,
     },
-}  # fmt: skip
+}
 PROMPT = "def load_config():\n    return "
 WRITINGS = {"greedy": Sampling(), "sampled": Sampling(temperature=1.0, seed=7)}
 
@@ -114,7 +112,9 @@ def test_a_text_cut_by_its_tokens_says_so(model: Model) -> None:
 
 
 def test_stop_strings_end_a_constrained_text_too(model: Model) -> None:
-    answer = model.generate(PROMPT, GenerationOptions(40, stop=("inner",), constraint=JsonSchema(SCHEMAS["nested"])))  # fmt: skip
+    answer = model.generate(
+        PROMPT, GenerationOptions(40, stop=("inner",), constraint=JsonSchema(SCHEMAS["nested"]))
+    )
     assert (answer.finish_reason, answer.text) == ("stop", '{"outer": {"')
 
 
