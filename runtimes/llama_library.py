@@ -22,6 +22,13 @@ _LOG_LINES_KEPT = 40
 _ECHO = os.environ.get("EDGEPORT_ENGINE_LOG") == "1"
 """Also write the log to stderr: for a child process that may die with it."""
 _WORDS_OF_A_CAUSE = ("error", "fail", "unknown", "invalid", "wrong", "missing", "not within")
+_LOAD_MODES = {
+    (False, False): native.LLAMA_LOAD_MODE_NONE,
+    (True, False): native.LLAMA_LOAD_MODE_MMAP,
+    (False, True): native.LLAMA_LOAD_MODE_MLOCK,
+    (True, True): native.LLAMA_LOAD_MODE_MMAP_MLOCK,
+}
+"""(mapped, locked)."""
 _log: deque[str] = deque(maxlen=_LOG_LINES_KEPT)
 
 
@@ -54,11 +61,19 @@ def find_file(path: Path) -> Path:
     return files[0]
 
 
-def load_model(file: Path, *, vocabulary_only: bool = False, repack: bool = True) -> Any:
+def load_model(
+    file: Path,
+    *,
+    vocabulary_only: bool = False,
+    repack: bool = True,
+    memory_map: bool | None = None,
+    lock_memory: bool = False,
+) -> Any:
     """A llama_model pointer. Raises ArtifactError for what is not GGUF and RuntimeFailure for what llama.cpp refuses.
 
     Weights are read into memory and not mapped: kernels for Q4_0 and Q4_K keep a rearranged copy of them, and a mapped
-    file would then stay beside it (measured: 616 MiB instead of 428 for a 0.5B model). `repack=False` maps the file.
+    file would then stay beside it (measured: 616 MiB instead of 428 for a 0.5B model). `repack=False` maps the file, and
+    so does `memory_map=True`. lock_memory: the kernel may not swap the weights out (RLIMIT_MEMLOCK permitting).
     """
     start()
     with file.open("rb") as stream:
@@ -68,7 +83,8 @@ def load_model(file: Path, *, vocabulary_only: bool = False, repack: bool = True
     parameters.n_gpu_layers = 0
     parameters.vocab_only = vocabulary_only
     parameters.use_extra_bufts = repack
-    parameters.load_mode = native.LLAMA_LOAD_MODE_NONE if repack else native.LLAMA_LOAD_MODE_MMAP
+    mapped = not repack if memory_map is None else memory_map
+    parameters.load_mode = _LOAD_MODES[mapped, lock_memory]
     _log.clear()
     model = native.llama_model_load_from_file(str(file).encode(), parameters)
     if not model:

@@ -17,3 +17,8 @@ def thread_count(asked: int | None) -> int:
     if asked < 1:
         raise UsageError(f"threads must be at least 1, not {asked}")
     return asked
+
+
+def first_count(*asked: int | None) -> int:
+    """The first of `asked` that is a number, else the default of `thread_count`."""
+    return thread_count(next((count for count in asked if count is not None), None))
