@@ -56,6 +56,9 @@ class SamplingChanges:
     min_p: float | None = None
     repetition_penalty: float | None = None
     seed: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: Mapping[int, float] | None = None
 
     def applied_to(self, sampling: Sampling) -> Sampling:
         given = {item.name: getattr(self, item.name) for item in fields(self)}
