@@ -41,8 +41,8 @@ CAPTION = (
     "belong to files and can be dropped under pressure; anonymous ones cannot. Both are of the last of these moments."
 )
 PICTURE_CAPTION = (
-    "Dark: anonymous memory, which decides whether a device survives. Light, on top: pages mapped from files. Upright lines: "
-    "where a stage begins. All pictures have the same height of memory."
+    "Below, in full colour: anonymous memory, which decides whether a device survives. On top, pale: pages mapped from files. "
+    "Upright lines: where a stage begins. All pictures have the same height of memory."
 )
 
 
@@ -89,8 +89,9 @@ def timelines(manifest: Manifest) -> list[Timeline]:
 
 def timeline_plot(item: Timeline, highest_bytes: float) -> Markup:
     """Mapped on anonymous memory; `highest_bytes`: what the axis must reach."""
-    stages = stage_beginnings(item.moments)
-    left, right, bottom, top = 50.0, 14.0, 42.0, 20.0 + LABEL_HEIGHT * len(stages)
+    beginnings = stage_beginnings(item.moments)
+    stages = beginnings if len(beginnings) > 1 else []
+    left, right, bottom, top = 50.0, 14.0, 42.0, 22.0 + LABEL_HEIGHT * max(1, len(stages))
     height = top + 130 + bottom
     moments = item.moments
     x_values = ticks(0, moments[-1].seconds, from_zero=True)

@@ -9,6 +9,7 @@ from edgeport.manifest import Manifest, from_json
 from edgeport.runtimes.bench.compare import dig
 from edgeport.runtimes.bench.environment import Environment
 from edgeport.runtimes.report.markup import Markup, element
+from edgeport.runtimes.report.rows import number
 from edgeport.runtimes.report.tables import facts, not_measured, table
 from edgeport.units import format_bytes, format_seconds
 
@@ -30,10 +31,21 @@ def environment_section(manifest: Manifest) -> Markup:
     rows.append(
         ("Measured", ", ".join(sorted({str(dig(manifest.speed[name], "measured_at")) for name in known})))
     )
+    energy = [f"{name} {told}" for name in known if (told := _energy(manifest.speed[name]))]
+    if energy:
+        rows.append(("Energy", ", ".join(energy)))
     others = [name for name, item in known.items() if item.cpu_model != first.cpu_model]
     if others:
         rows.append(("Other machines", ", ".join(f"{name}: {known[name].cpu_model}" for name in others)))
     return facts(rows)
+
+
+def _energy(record: Any) -> str:
+    """Of a decoded token, or why it could not be read; empty where nobody tried."""
+    joules = number(record, "energy.joules_per_token")
+    if joules is not None:
+        return f"{joules:.3g} J per token"
+    return str(dig(record, "energy.unavailable") or "")
 
 
 def model_section(manifest: Manifest) -> Markup:

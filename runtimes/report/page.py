@@ -27,6 +27,7 @@ from edgeport.runtimes.report.origin import (
 )
 from edgeport.runtimes.report.prediction import prediction_section
 from edgeport.runtimes.report.quality import quality_section
+from edgeport.runtimes.report.soak import soak_section
 from edgeport.runtimes.report.verdict import ORDER, findings, headline
 from edgeport.units import format_count
 
@@ -64,6 +65,7 @@ def _sections(manifest: Manifest) -> list[tuple[str, Markup | None]]:
         ("Memory", memory_section(manifest)),
         ("Roofline", roofline_section(manifest)),
         ("Predicted and measured", prediction_section(manifest)),
+        ("Soak", soak_section(manifest)),
         ("Quality", quality_section(manifest)),
         ("Measured on", environment_section(manifest)),
         ("Model", model_section(manifest)),

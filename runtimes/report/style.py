@@ -48,6 +48,8 @@ nav a { padding: .3rem 0; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: .4rem .7rem; border-bottom: 1px solid var(--rule); text-align: right; vertical-align: top; }
 thead th { font-weight: 600; color: var(--quiet); font-size: .85rem; vertical-align: bottom; }
+.scroll table { font-size: .95rem; }
+.scroll th, .scroll td { padding-left: .5rem; padding-right: .5rem; }
 .scroll td { white-space: nowrap; }
 th:first-child, table.facts td, table.facts th, table.prose th, table.prose td { text-align: left; }
 tbody th { font-weight: 600; white-space: nowrap; }
@@ -117,8 +119,8 @@ footer { margin-top: 2.5rem; padding-top: .8rem; border-top: 1px solid var(--rul
   .plots { display: flex; flex-wrap: wrap; gap: 4mm; }
   .scroll { overflow: visible; }
   .scroll table { font-size: 7.5pt; }
-  .scroll th, .scroll td { padding: .15rem .25rem; font-size: 7.5pt; white-space: normal; overflow-wrap: anywhere; min-width: 0; }
-  .scroll tbody th { white-space: normal; }
+  .scroll th, .scroll td { padding: .15rem .25rem; font-size: 7.5pt; overflow-wrap: break-word; }
+  .scroll tbody th, .scroll td:nth-child(2), .scroll table.prose td { white-space: normal; min-width: 0; }
   details::details-content { content-visibility: visible; display: block; }
 }
 """

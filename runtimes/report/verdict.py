@@ -12,7 +12,9 @@ from typing import Literal
 from edgeport.errors import UsageError
 from edgeport.manifest import Manifest, is_native
 from edgeport.runtimes.bench.compare import dig, relative_speeds
+from edgeport.runtimes.report.prediction import compared
 from edgeport.runtimes.report.rows import ContainerRow, container_rows
+from edgeport.runtimes.report.soak import lasted, violations
 from edgeport.units import format_bytes
 
 Kind = Literal["bad", "warning", "good"]
@@ -39,6 +41,8 @@ def findings(manifest: Manifest) -> tuple[Finding, ...]:
         _size(manifest, rows),
         *_quality(rows),
         *_speed(manifest, rows),
+        *_predicted(manifest),
+        *_soak(manifest),
         *_draft(manifest),
     ]
     return tuple(sorted(found, key=lambda finding: ORDER.index(finding.kind)))
@@ -162,6 +166,33 @@ def _speed(manifest: Manifest, rows: tuple[ContainerRow, ...]) -> list[Finding]:
     if noisy:
         text = f"The machine was busy while {_list(noisy)} was measured: repetitions differ by more than 5 %."
         found.append(Finding("warning", text))
+    return found
+
+
+def _predicted(manifest: Manifest) -> list[Finding]:
+    """Whether what was measured lies where it was predicted; nothing where nothing was predicted."""
+    found = compared(manifest)
+    if not found:
+        return []
+    outside = [f"{item.label} {item.figure} {item.error:+.0%}" for item in found if not item.inside]
+    if outside:
+        return [Finding("warning", f"Not where it was predicted: {', '.join(outside)}.")]
+    return [Finding("good", f"All {len(found)} predicted figures were met: each lies in its interval.")]
+
+
+def _soak(manifest: Manifest) -> list[Finding]:
+    """One sentence per container that was soaked."""
+    found = []
+    for name, record in manifest.soak.items():
+        verdict, broken = dig(record, "judgement.verdict"), violations(record)
+        if broken:
+            found.append(Finding("bad", f"Soak of {name}, {lasted(record)}: {'; '.join(broken)}."))
+        elif verdict == "passed":
+            found.append(
+                Finding("good", f"Soak of {name}, {lasted(record)}: no leak, no drift, no wrong answer.")
+            )
+        elif verdict is not None:
+            found.append(Finding("warning", f"Soak of {name}, {lasted(record)}: {verdict} to judge."))
     return found
 
 

@@ -6,7 +6,6 @@ import re
 
 from edgeport.runtimes.report.gate import gate_section
 
-
 LINE = {
     "container": "gguf",
     "name": "perplexity",

@@ -18,9 +18,17 @@ from edgeport.runtimes.report.intensity import decode_point, prompt_point, roofl
 from edgeport.runtimes.report.latency import cumulative, distributions, latency_section
 from edgeport.runtimes.report.memory import memory_section, stage_beginnings, timeline_plot, timelines
 from edgeport.runtimes.report.prediction import compared, prediction_plot, prediction_section
+from edgeport.runtimes.report.soak import soak_section
+from edgeport.runtimes.report.verdict import findings
 
 Section = Callable[[Manifest], str]
-SECTIONS: tuple[Section, ...] = (latency_section, memory_section, roofline_section, prediction_section)
+SECTIONS: tuple[Section, ...] = (
+    latency_section,
+    memory_section,
+    roofline_section,
+    prediction_section,
+    soak_section,
+)
 
 
 def places(picture: str) -> tuple[list[float], list[float], float]:
@@ -147,6 +155,34 @@ def test_errors_and_intervals_are_those_of_the_record(full_manifest: Manifest) -
     root = ElementTree.fromstring(prediction_plot(compared(full_manifest)))
     classes = [node.attrib["class"].split()[0] for node in root.iter("polygon")]
     assert classes == ["marker", "hollow-marker", "marker"] * 2
+
+
+def test_a_soak_tells_growth_drift_and_what_was_violated(full_manifest: Manifest) -> None:
+    told = soak_section(full_manifest)
+    for text in ("10 min", "passed", "+3.0 (-1.0 to +7.0)", "1.02x (0.99 to 1.05)", "Not measured: p95"):
+        assert text in told
+    assert told.count("<svg") == 2
+    assert any(
+        "Soak of gguf, 10 min" in item.text and item.kind == "good" for item in findings(full_manifest)
+    )
+    record = copy.deepcopy(dict(full_manifest.soak["gguf"]))
+    record["judgement"] |= {"verdict": "failed", "violations": ["resident memory grows by 900 MiB per hour"]}
+    record |= {"interrupted": True, "seconds": 60.0}
+    broken = dataclasses.replace(full_manifest, soak={"gguf": record})
+    assert 'class="bad">gguf: resident memory grows by 900 MiB per hour.' in soak_section(broken)
+    worst = findings(broken)[0]
+    assert worst.kind == "bad"
+    assert "60.0 s of 10 min 0 s: resident memory grows" in worst.text
+
+
+def test_the_verdict_says_where_a_prediction_failed(full_manifest: Manifest) -> None:
+    texts = {item.text: item.kind for item in findings(full_manifest)}
+    assert texts["Not where it was predicted: gguf prefill +100%, onnx prefill +100%."] == "warning"
+    speed = copy.deepcopy(dict(full_manifest.speed))
+    for record in speed.values():
+        record["predicted"]["prefill_high_tokens_per_s"] = 1e9
+    met = findings(dataclasses.replace(full_manifest, speed=speed))
+    assert any(item.text.startswith("All 6 predicted figures were met") for item in met)
 
 
 @pytest.mark.parametrize("section", SECTIONS)

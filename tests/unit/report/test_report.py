@@ -14,7 +14,7 @@ from edgeport.manifest import DraftEntry, Manifest, write_manifest
 from edgeport.runtimes.report.card import card
 from edgeport.runtimes.report.markup import VOID
 from edgeport.runtimes.report.page import report_page
-from edgeport.runtimes.report.rows import NOT_MEASURED, container_rows
+from edgeport.runtimes.report.rows import COLUMNS, NOT_MEASURED, container_rows
 from edgeport.runtimes.report.verdict import findings, headline
 
 EVIL = "<script>alert('1')</script>\"&"
@@ -70,8 +70,10 @@ def test_the_page_holds_every_figure(measured_manifest: Manifest) -> None:
 
 def test_a_newer_manifest_has_more_pictures(full_manifest: Manifest) -> None:
     page = Page(report_page(full_manifest))
-    assert page.tags.count("svg") == 9  # and: latency, two timelines, roofline, prediction
-    for subject in ("Distribution of token times", "Memory over time", "Roofline", "Prediction"):
+    assert (
+        page.tags.count("svg") == 11
+    )  # and: latency, two timelines, roofline, prediction, memory and times of a soak
+    for subject in ("Distribution of token times", "Memory over time", "Roofline", "Prediction", "Soak"):
         assert f"{subject}: not measured" not in page.text
 
 
@@ -156,6 +158,51 @@ def test_unlike_speeds_get_no_winner(measured_manifest: Manifest) -> None:
     assert any("No fastest format" in text and "threads: gguf 4, onnx 1" in text for text in texts)
     assert not any("Fastest" in text for text in texts)
     assert "Not comparable with each other: threads" in report_page(manifest)
+
+
+@pytest.mark.parametrize(
+    ("gate", "kind", "said"),
+    [
+        ({"verdict": "pass", "lines": [{}, {}]}, "good", "The quality gate passed: 2 checks."),
+        (
+            {
+                "verdict": "fail",
+                "lines": [
+                    {"container": "gguf", "name": "perplexity", "measured_text": "+6 %", "threshold_text": "<= +5 %",
+                     "verdict": "fail"},
+                    {"container": "onnx", "name": "perplexity", "verdict": "pass"},
+                ],
+            },
+            "bad",
+            "The quality gate said no: gguf perplexity +6 %, allowed <= +5 %.",
+        ),
+        ({"verdict": "not judged", "reason": "no source"}, "warning", "The quality gate did not judge: no source."),
+    ],
+)  # fmt: skip
+def test_the_gate_is_in_the_verdict_and_on_the_card(
+    measured_manifest: Manifest, gate: dict[str, object], kind: str, said: str
+) -> None:
+    manifest = dataclasses.replace(measured_manifest, gate=gate)
+    assert (kind, said) in [(finding.kind, finding.text) for finding in findings(manifest)]
+    assert said.replace("<", "&lt;") in card(manifest)
+    assert f'class="verdict {kind}"' in report_page(manifest)
+    assert not any("gate" in finding.text for finding in findings(measured_manifest))
+
+
+def test_page_and_card_say_the_same(full_manifest: Manifest) -> None:
+    """Every figure of the table, every sentence of the verdict and the machine stand in both."""
+    page, text = Page(report_page(full_manifest)), card(full_manifest)
+    for row in container_rows(full_manifest):
+        for title, render in COLUMNS:
+            assert f"| {title} " in text
+            assert f"| {render(row)} |" in text
+            assert render(row) in page.texts
+    for finding in findings(full_manifest):
+        assert finding.text in page.texts
+        assert f"- {finding.text}" in text.replace("&lt;", "<").replace("&gt;", ">").replace("\\", "")
+    for fact in ("Cortex-A76", full_manifest.weights_id, full_manifest.device, full_manifest.source.name):
+        assert fact in text
+        assert fact in page.text
 
 
 def test_a_draft_is_told_with_what_was_measured_of_it(measured_manifest: Manifest) -> None:
