@@ -21,20 +21,10 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 _LOGITS = "logits"
 _PRODUCTS = ("MatMul", "MatMulNBits", "FusedMatMul", "Gemm", "MatMulInteger")
-_BETWEEN = (
-    "Add",
-    "Cast",
-    "Div",
-    "Gather",
-    "Identity",
-    "Mul",
-    "Reshape",
-    "Slice",
-    "Squeeze",
-    "Tanh",
-    "Unsqueeze",
-)
-"""What may stand between the head's product and its neighbours: a bias, soft capping, casts, the choice of the last row."""
+_BEFORE_HEAD = ("Cast", "Gather", "Slice", "Squeeze", "Unsqueeze")
+"""What may stand between the last norm and the head's product: a cast, the choice of the last row."""
+_AFTER_HEAD = (*_BEFORE_HEAD, "Add", "Div", "Identity", "Mul", "Reshape", "Tanh")
+"""What may stand between the head's product and `logits`: a bias, soft capping."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +66,7 @@ def _end_graph(graph: bytes) -> tuple[bytes, str]:
     name = _head_input(nodes)
     outputs.pop(_LOGITS, None)
     # no type: onnxruntime infers it, and it may be float or float16
-    outputs[name] = _field(_GRAPH_OUTPUT, _field(_VALUE_NAME, name.encode()))
+    outputs[name] = _field(_GRAPH_OUTPUT, _field(_VALUE_NAME, name.encode("utf-8", "surrogateescape")))
     needed = _needed(nodes, set(outputs))
     return b"".join([*(node.raw for node in needed), bytes(rest), *outputs.values()]), name
 
@@ -84,24 +74,26 @@ def _end_graph(graph: bytes) -> tuple[bytes, str]:
 def _head_input(nodes: Sequence[_Node]) -> str:
     """The tensor the output head multiplies, as it comes out of the last norm."""
     makers = {name: node for node in nodes for name in node.outputs if name}
-    node = _behind(makers, _LOGITS)
-    if node is None or node.operator not in _PRODUCTS:
-        found = "nothing makes it" if node is None else f"it comes from {node.operator}"
+    node = makers.get(_walk_back(makers, _LOGITS, _AFTER_HEAD))
+    if node is None or node.operator not in _PRODUCTS or not node.inputs:
+        found = (
+            "nothing makes it"
+            if node is None
+            else f"it comes from {node.operator or 'a node without a name'}"
+        )
         raise UnsupportedModel(f"no output head behind {_LOGITS!r}: {found}")
-    name = node.inputs[0]
-    while name in makers and makers[name].operator in ("Cast", "Gather", "Slice", "Squeeze", "Unsqueeze"):
-        name = makers[name].inputs[0]
-    return name
+    return _walk_back(makers, node.inputs[0], _BEFORE_HEAD)
 
 
-def _behind(makers: Mapping[str, _Node], name: str) -> _Node | None:
-    """The first node on the way back from `name` that is not in _BETWEEN; of an Add's or Mul's inputs, the computed one."""
-    while (node := makers.get(name)) is not None and node.operator in _BETWEEN:
-        computed = [item for item in node.inputs if item in makers]
-        if not computed:
-            return node
+def _walk_back(makers: Mapping[str, _Node], name: str, passed: Sequence[str]) -> str:
+    """The first tensor behind `name` that no operator of `passed` makes; of two inputs the one that is computed."""
+    for _ in range(len(makers)):  # a damaged graph may run in a circle
+        node = makers.get(name)
+        computed = [item for item in node.inputs if item in makers] if node else []
+        if node is None or node.operator not in passed or not computed:
+            break
         name = computed[0]
-    return node
+    return name
 
 
 def _needed(nodes: Sequence[_Node], outputs: set[str]) -> list[_Node]:
@@ -119,11 +111,11 @@ def _read_node(payload: bytes, raw: bytes) -> _Node:
     inputs, outputs, read, operator = [], [], set(), ""
     for number, _, value in _fields(payload):
         if number == _NODE_INPUT:
-            inputs.append(value.decode())
+            inputs.append(_name(value))
         elif number == _NODE_OUTPUT:
-            outputs.append(value.decode())
+            outputs.append(_name(value))
         elif number == _NODE_OPERATOR:
-            operator = value.decode()
+            operator = _name(value)
         elif number == _NODE_ATTRIBUTE:
             read |= _read_by_subgraphs(value)
     return _Node(operator, tuple(inputs), tuple(outputs), frozenset(read | set(inputs)), raw)
@@ -141,8 +133,13 @@ def _read_by_subgraphs(attribute: bytes) -> set[str]:
     return names
 
 
+def _name(raw: bytes) -> str:
+    """A name as it is stored; what is no UTF-8 in a damaged file comes back as the same bytes."""
+    return raw.decode("utf-8", "surrogateescape")
+
+
 def _text(message: bytes, wanted: int) -> str:
-    return next((payload.decode() for number, _, payload in _fields(message) if number == wanted), "")
+    return next((_name(payload) for number, _, payload in _fields(message) if number == wanted), "")
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, bytes, bytes]]:
