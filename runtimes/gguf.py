@@ -18,6 +18,7 @@ from typing import Any
 import llama_cpp.llama_cpp as native
 import numpy as np
 
+from edgeport.devices.llama_attention import unfused_chunk
 from edgeport.errors import RuntimeFailure
 from edgeport.runtimes import llama_library
 from edgeport.runtimes.engine_settings import EngineSettings, settings_for
@@ -31,11 +32,6 @@ _BATCH_TOKENS = 512
 _LOGITS_ROWS = 64
 """Rows of logits one decode may ask for. The library reserves that many in its compute buffer: 512 rows of a 150k
 vocabulary would be 300 MB."""
-_SCORE_BYTES = 32 * 2**20
-"""What the scores of one chunk's attention may take without flash attention, in float32 [heads, chunk, context]. The fused
-kernel of the CPU goes through the cache row by row: prompts are faster with it, but a token at a depth of some hundreds is not,
-so it is the default only where the scores would be large."""
-_SMALLEST_CHUNK = 128
 _FILE_TYPE_ALL_F32 = 0
 _CACHE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8, "bf16": 30}
 """ggml_type."""
@@ -174,9 +170,8 @@ def _attention(
         return bool(settings.flash_attention) and not options.exact, asked
     if (settings.value_cache or "").startswith("q"):
         return True, asked
-    room = _SCORE_BYTES // (4 * native.llama_model_n_head(model) * length)
-    chunk = next((count for count in (512, 256, _SMALLEST_CHUNK) if count <= room), 0)
-    if chunk == 0 or (settings.prompt_chunk_tokens is not None and asked > room):
+    chunk = unfused_chunk(native.llama_model_n_head(model), length)
+    if chunk == 0 or (settings.prompt_chunk_tokens or 0) > chunk:
         return True, asked
     return False, min(asked, chunk)
 
