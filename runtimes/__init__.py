@@ -13,21 +13,32 @@ if TYPE_CHECKING:
     from edgeport.runtimes.artifact import load
     from edgeport.runtimes.asynchronous import AsyncTokenStream
     from edgeport.runtimes.completion import Completion
+    from edgeport.runtimes.constraint import Grammar, JsonSchema, Regex
+    from edgeport.runtimes.embedding import EmbeddingOptions, Embeddings
+    from edgeport.runtimes.engine_settings import EngineSettings
     from edgeport.runtimes.generate import GenerationOptions, Token
     from edgeport.runtimes.generation_defaults import GenerationDefaults, SamplingChanges
     from edgeport.runtimes.model import Model
     from edgeport.runtimes.sampling import Sampling
+    from edgeport.runtimes.score import Score
     from edgeport.runtimes.session import Session, SessionOptions
     from edgeport.runtimes.token_stream import TokenStream
 
 _HOMES = {
     "AsyncTokenStream": "edgeport.runtimes.asynchronous",
     "Completion": "edgeport.runtimes.completion",
+    "EmbeddingOptions": "edgeport.runtimes.embedding",
+    "Embeddings": "edgeport.runtimes.embedding",
+    "EngineSettings": "edgeport.runtimes.engine_settings",
     "GenerationDefaults": "edgeport.runtimes.generation_defaults",
     "GenerationOptions": "edgeport.runtimes.generate",
+    "Grammar": "edgeport.runtimes.constraint",
+    "JsonSchema": "edgeport.runtimes.constraint",
     "Model": "edgeport.runtimes.model",
+    "Regex": "edgeport.runtimes.constraint",
     "Sampling": "edgeport.runtimes.sampling",
     "SamplingChanges": "edgeport.runtimes.generation_defaults",
+    "Score": "edgeport.runtimes.score",
     "Session": "edgeport.runtimes.session",
     "SessionOptions": "edgeport.runtimes.session",
     "Token": "edgeport.runtimes.generate",
@@ -37,11 +48,18 @@ _HOMES = {
 __all__ = [
     "AsyncTokenStream",
     "Completion",
+    "EmbeddingOptions",
+    "Embeddings",
+    "EngineSettings",
     "GenerationDefaults",
     "GenerationOptions",
+    "Grammar",
+    "JsonSchema",
     "Model",
+    "Regex",
     "Sampling",
     "SamplingChanges",
+    "Score",
     "Session",
     "SessionOptions",
     "Token",

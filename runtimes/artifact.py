@@ -1,10 +1,10 @@
-"""`load` an artifact: choose the engine for this host, say why, and put the model together.
+"""`load` an artifact: choose the engine for this host, and say why.
 
     with load("artifact") as model:
         for token in model.stream("def main("):
             print(token.text, end="")
 
-Everything heavy is imported when an engine is opened, not when this module is.
+Importing this module costs next to nothing: numpy and everything above it come with the first model.
 """
 
 from __future__ import annotations
@@ -12,19 +12,17 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from edgeport.devices.cpu import read_cpu
 from edgeport.errors import MissingExtra, UsageError
+from edgeport.lazy import missing_extra
 from edgeport.manifest import base_format, is_native
 from edgeport.runtimes.container import Container, find_containers
-from edgeport.runtimes.drafts import DRAFT_CHOICES, open_draft
-from edgeport.runtimes.engines import ENGINES, open_session, unavailable_because
-from edgeport.runtimes.generation_defaults import read_defaults
-from edgeport.runtimes.model import Model, Parts
-from edgeport.runtimes.prompt_cache import HeldSession
-from edgeport.runtimes.safe_load import check_load
-from edgeport.runtimes.session import SessionOptions
-from edgeport.runtimes.tokenizer import open_tokenizer
+from edgeport.runtimes.engines import ENGINES, unavailable_because
+
+if TYPE_CHECKING:
+    from edgeport.runtimes.model import Model
+    from edgeport.runtimes.session import SessionOptions
 
 
 def load(
@@ -44,19 +42,10 @@ def load(
     Raises UsageError for a runtime the path does not have, MissingExtra when no engine for it is installed, ArtifactError for
     a damaged file, RuntimeFailure with the engine's reason when it refuses the file.
     """
-    if draft not in DRAFT_CHOICES:
-        raise UsageError(f"draft is {draft!r}", hint=f"it can be {' or '.join(DRAFT_CHOICES)}")
     container, reason = choose(find_containers(Path(path)), runtime)
-    check_load(container, check)
-    options = options or SessionOptions()
-    session = HeldSession(open_session(container.format, container.path, options))
-    try:
-        tokenizer = open_tokenizer(container)
-        helper = open_draft(container, session, tokenizer, options) if draft == "auto" else None
-        return Model(Parts(container, session, tokenizer, read_defaults(container), reason, helper))
-    except BaseException:
-        session.close()
-        raise
+    with missing_extra(ENGINES[base_format(container.format)].extra, purpose="running a model"):
+        from edgeport.runtimes.opening import open_model
+    return open_model(container, reason, options, draft, check)
 
 
 def choose(containers: Sequence[Container], runtime: str | None) -> tuple[Container, str]:
@@ -90,6 +79,8 @@ def choose(containers: Sequence[Container], runtime: str | None) -> tuple[Contai
 
 def _measured_rate(container: Container) -> float | None:
     """Decoded tokens per second from the manifest, when it was measured on a processor like this one."""
+    from edgeport.devices.cpu import read_cpu
+
     try:
         speed = container.speed()
         rate, cpu_model = float(speed["decode"]["tokens_per_s"]), speed["environment"]["cpu_model"]

@@ -16,7 +16,7 @@ from typing import TypeVar
 from edgeport.runtimes.completion import Completion, complete
 from edgeport.runtimes.generate import Token
 from edgeport.runtimes.token_stream import TokenStream
-from edgeport.runtimes.turns import Turns
+from edgeport.runtimes.turns import Ticket, Turns
 
 Result = TypeVar("Result")
 Open = Callable[[], TokenStream]
@@ -48,8 +48,14 @@ class Worker:
             reader.cancel()
             raise
 
-    async def run(self, turns: Turns, work: Callable[[], Result]) -> Result:
-        return await asyncio.wrap_future(self.submit(turns, work))
+    async def run(self, turns: Turns, work: Callable[[Ticket], Result]) -> Result:
+        """Work that is no text; cancelling the task stops it where it looks at its ticket."""
+        ticket = Ticket()
+        try:
+            return await asyncio.wrap_future(self.submit(turns, lambda: work(ticket)))
+        except asyncio.CancelledError:
+            turns.cancel(ticket)
+            raise
 
     async def close_elsewhere(self, close: Callable[[], None]) -> None:
         """Closing waits for a token, so it must not happen in the event loop."""

@@ -19,14 +19,19 @@ from edgeport.runtimes.container import Container
 from edgeport.runtimes.conversation import Overflow, fit
 from edgeport.runtimes.draft_model import Draft
 from edgeport.runtimes.drafts import proposer_for
+from edgeport.runtimes.embedding import DEFAULTS as EMBEDDING_DEFAULTS
+from edgeport.runtimes.embedding import EmbeddingOptions, Embeddings, embed_texts
+from edgeport.runtimes.encoder import Encoder, open_encoder
 from edgeport.runtimes.engines import ENGINES
 from edgeport.runtimes.generate import GenerationOptions, Token, generate, room_for
 from edgeport.runtimes.generation_defaults import GenerationDefaults
 from edgeport.runtimes.lookup import adaptive_lookup
 from edgeport.runtimes.prompt_cache import HeldSession
+from edgeport.runtimes.score import Score, score_text
+from edgeport.runtimes.session import SessionOptions
 from edgeport.runtimes.token_stream import TokenStream
 from edgeport.runtimes.tokenizer import Message, Tokenizer
-from edgeport.runtimes.turns import Turns
+from edgeport.runtimes.turns import Ticket, Turns
 
 DEFAULTS = GenerationOptions()
 
@@ -44,6 +49,7 @@ class Parts:
     defaults: GenerationDefaults
     choice_reason: str
     draft: Draft | None = None
+    options: SessionOptions = SessionOptions()
 
 
 class Model:
@@ -58,6 +64,8 @@ class Model:
         self.session, self.draft = parts.session, parts.draft
         self.lookup = adaptive_lookup()
         self.defaults, self.choice_reason = parts.defaults, parts.choice_reason
+        self._options = parts.options
+        self._encoder: Encoder | None = None
         self._turns, self._worker = Turns(), Worker()
         closers = (
             [self.session.close] if self.draft is None else [self.session.close, self.draft.session.close]
@@ -125,6 +133,20 @@ class Model:
         """The prompt of a conversation; the template writes the special tokens itself."""
         return self.tokenizer.encode(self.tokenizer.chat_prompt(messages), add_special_tokens=False)
 
+    def embed(
+        self,
+        texts: Sequence[str],
+        options: EmbeddingOptions = EMBEDDING_DEFAULTS,
+        *,
+        timeout_s: float | None = None,
+    ) -> Embeddings:
+        """A vector for each text, from the states after the last layer. The first call opens the container a second time."""
+        return self._embed(texts, options, timeout_s, Ticket())
+
+    def score(self, text: str, *, stride: int | None = None, timeout_s: float | None = None) -> Score:
+        """How likely `text` is: ln p of each token, perplexity, bits per byte. stride: for texts beyond the context."""
+        return self._score(text, stride, timeout_s, Ticket())
+
     def astream(
         self, prompt: str, options: GenerationOptions = DEFAULTS, *, timeout_s: float | None = None
     ) -> AsyncTokenStream:
@@ -161,6 +183,18 @@ class Model:
         return await self._worker.complete(
             self._turns, partial(self.stream_chat, messages, options, overflow=overflow, timeout_s=timeout_s)
         )
+
+    async def aembed(
+        self,
+        texts: Sequence[str],
+        options: EmbeddingOptions = EMBEDDING_DEFAULTS,
+        *,
+        timeout_s: float | None = None,
+    ) -> Embeddings:
+        return await self._worker.run(self._turns, partial(self._embed, texts, options, timeout_s))
+
+    async def ascore(self, text: str, *, stride: int | None = None, timeout_s: float | None = None) -> Score:
+        return await self._worker.run(self._turns, partial(self._score, text, stride, timeout_s))
 
     def close(self) -> None:
         """Free the engine's memory, after the token that is being computed; whoever reads or waits for a text gets a
@@ -209,6 +243,20 @@ class Model:
             self._place(proposer.session, stream, options)
         settled = replace(options, sampling=sampling)
         return generate(self.session, self.tokenizer, stream.prompt, settled, proposer, self.defaults)
+
+    def _embed(
+        self, texts: Sequence[str], options: EmbeddingOptions, timeout_s: float | None, ticket: Ticket
+    ) -> Embeddings:
+        with self._turns.held(ticket, timeout_s):
+            if self._encoder is None:
+                self._encoder = open_encoder(self.format, self.container.path, self._options)
+                self._closers.append(self._encoder.close)
+            return embed_texts(self._encoder, self.tokenizer, texts, options)
+
+    def _score(self, text: str, stride: int | None, timeout_s: float | None, ticket: Ticket) -> Score:
+        with self._turns.held(ticket, timeout_s):
+            self.session.ticket = ticket
+            return score_text(self.session, self.tokenizer, text, stride=stride)
 
     @staticmethod
     def _place(session: HeldSession, stream: TokenStream, options: GenerationOptions) -> int:

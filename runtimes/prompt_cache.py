@@ -41,7 +41,9 @@ class HeldSession:
         return self._session.position
 
     def feed(self, tokens: Sequence[int], *, all_logits: bool = False) -> Logits:
-        """As every session; raises Cancelled between two pieces."""
+        """As every session; raises Cancelled before any piece."""
+        if self.ticket.is_cancelled:
+            raise Cancelled
         if len(tokens) <= self._piece_tokens or self.position + len(tokens) > self.context_length:
             return self._feed(tokens, all_logits)
         rows = []

@@ -92,14 +92,13 @@ class Turns:
             yield
 
     @contextmanager
-    def held(self, timeout_s: float | None = None) -> Iterator[Ticket]:
-        """The turn for one piece of work that is done at once, engine included."""
-        ticket = Ticket()
+    def held(self, ticket: Ticket, timeout_s: float | None = None) -> Iterator[None]:
+        """The turn for one piece of work that is done at once, engine included. Raises as `take` does."""
         self.take(ticket, timeout_s)
         try:
             with self.engine(ticket):
                 self.check_open()
-                yield ticket
+                yield
         finally:
             self.leave(ticket)
 

@@ -41,7 +41,7 @@ class Paced:
         self.threads.add(threading.current_thread().name)
         self.calls += 1
         self.position += len(tokens)
-        return np.zeros((1, self.vocab_size), np.float32)
+        return np.zeros((len(tokens) if all_logits else 1, self.vocab_size), np.float32)
 
     def rewind(self, position: int) -> None:
         self.position = position
@@ -231,3 +231,29 @@ def test_async_with_closes(packed_dir: Path) -> None:
 
     with pytest.raises(RuntimeFailure, match="closed"):
         asyncio.run(main()).generate("x")
+
+
+def test_vectors_and_scores_with_await(model: Model) -> None:
+    async def main() -> None:
+        vectors = (await model.aembed([PROMPT, "hi"])).vectors
+        np.testing.assert_array_equal(vectors, model.embed([PROMPT, "hi"]).vectors)
+        assert await model.ascore(PROMPT) == model.score(PROMPT)
+
+    asyncio.run(main())
+
+
+def test_a_score_can_be_cancelled(paced: tuple[Model, Paced]) -> None:
+    model, session = paced
+    session.seconds = 0.02
+
+    async def main() -> None:
+        task = asyncio.create_task(model.ascore("x" * 4000))
+        while session.calls < 2:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert model.generate("b", GenerationOptions(max_tokens=1), timeout_s=20).tokens
+    assert session.calls < 10, "it had 63 pieces"

@@ -323,3 +323,39 @@ def test_characters_come_whole_and_stop_strings_never_show(byte_tokenizer: Token
         pieces = [token.text for token in model.stream("a", GenerationOptions(stop=("STOP", "nothing")))]
     assert "".join(pieces) == "grün 😀 one " and "ü" in pieces and "😀" in pieces
     assert not any("\ufffd" in piece or "S" in piece for piece in pieces)
+
+
+@pytest.mark.parametrize("runtime", ["safetensors", "gguf"])
+def test_vectors_and_scores_between_texts(packed_dir: Path, runtime: str) -> None:
+    texts = ["def area(self) -> float:", "The quick brown fox", "def area(self) -> int:"]
+    options = GenerationOptions(max_tokens=6)
+    with load(packed_dir / runtime, options=OPTIONS, check="never") as model:
+        before = model.generate(texts[0], options).tokens
+        found = model.embed(texts)
+        assert found.vectors.shape == (3, 64) and found.truncated == ()
+        np.testing.assert_allclose(np.linalg.norm(found.vectors, axis=1), 1, atol=1e-5)
+        scored = model.score(texts[1])
+        stream = model.stream(texts[1][:4], GenerationOptions(max_tokens=2, logprobs=True))
+        assert next(stream).logprob is not None and scored.log_probability < 0
+        with pytest.raises(RuntimeFailure, match="still reading another text"):
+            model.embed(texts)
+        with pytest.raises(RuntimeFailure, match="still reading another text"):
+            model.score(texts[0])
+        stream.close()
+        assert model.generate(texts[0], options).tokens == before
+        encoder = model._encoder
+    assert encoder is not None
+    with pytest.raises(RuntimeFailure, match="closed"):
+        encoder.encode([[1]])
+    with pytest.raises(RuntimeFailure, match="the model is closed"):
+        model.embed(texts)
+
+
+def test_a_scores_tokens_are_those_that_are_generated(model: Model) -> None:
+    """ln p of a written token is the same from both sides."""
+    prompt = "def area(self)"
+    tokens = list(model.stream(prompt, GenerationOptions(max_tokens=1, logprobs=True)))
+    text = model.tokenizer.decode([*model.tokenizer.encode(prompt), tokens[0].id])
+    if model.tokenizer.encode(text) != [*model.tokenizer.encode(prompt), tokens[0].id]:
+        pytest.skip("the tokenizer cuts the whole differently")
+    assert model.score(text).log_probabilities[-1] == pytest.approx(tokens[0].logprob, abs=1e-4)
