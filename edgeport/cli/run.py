@@ -8,40 +8,37 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from edgeport.cli.chat_loop import say, show, talk
 from edgeport.cli.emulation import add_emulation_arguments, emulation_of
+from edgeport.cli.run_options import add_writing_arguments, generation_options
 from edgeport.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgeport.runtimes import GenerationOptions, Model, Token
+    from edgeport.runtimes import GenerationOptions, Model
+    from edgeport.runtimes.acceptance import Acceptance
+    from edgeport.runtimes.conversation import Overflow
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", help="an artifact folder, one of its sub-folders, or a model file")
     parser.add_argument("prompt", nargs="?", help="the text to continue; '-' reads it from stdin")
     parser.add_argument(
-        "--chat", action="store_true", help="use the chat template; without a prompt, talk until end of input"
+        "--chat",
+        action="store_true",
+        help="use the chat template; without a prompt, talk until end of input (Ctrl-C stops an answer)",
     )
     parser.add_argument("--system", help="system message for --chat")
     parser.add_argument(
+        "--overflow",
+        choices=("error", "drop_oldest_messages"),
+        help="a conversation too long for the context (default: an error; in a talk, the oldest messages are left out)",
+    )
+    parser.add_argument(
         "--runtime", help="gguf, onnx, openvino or safetensors (default: the best one installed)"
     )
-    parser.add_argument(
-        "--max-tokens", type=int, help="stop after this many (default: 256, or what fits the context)"
-    )
-    parser.add_argument(
-        "--stop", action="append", default=[], metavar="TEXT", help="stop before this text; may be repeated"
-    )
-    sampling = parser.add_argument_group("sampling (greedy unless --temperature is above 0)")
-    sampling.add_argument("--temperature", type=float, default=0.0)
-    sampling.add_argument("--top-k", type=int, default=0, help="0 keeps all (default)")
-    sampling.add_argument("--top-p", type=float, default=1.0)
-    sampling.add_argument("--min-p", type=float, default=0.0)
-    sampling.add_argument("--repetition-penalty", type=float, default=1.0)
-    sampling.add_argument("--seed", type=int, help="the same seed gives the same text")
+    add_writing_arguments(parser)
     engine = parser.add_argument_group("engine")
     engine.add_argument("--threads", type=int, help="default: the physical cores this process may use")
     engine.add_argument(
@@ -54,9 +51,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="let the artifact's draft propose tokens while that is faster (default: auto; the text is the same)",
     )
     engine.add_argument(
+        "--speculation",
+        choices=("auto", "none", "lookup"),
+        default="auto",
+        help="who proposes tokens: the draft, nobody, or a look back into the text (docs/drafts.md)",
+    )
+    engine.add_argument(
+        "--no-cache", action="store_true", help="compute every prompt anew, shared beginnings too"
+    )
+    engine.add_argument(
         "--exact", action="store_true", help="the engine's most exact arithmetic, slow; for comparisons"
     )
+    engine.add_argument(
+        "--check",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="open the file in a child process first (default: auto, when it was never loaded here)",
+    )
     add_emulation_arguments(engine)
+    parser.add_argument(
+        "--stats", action="store_true", help="say more: settings, tokens, cache, why it ended"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document instead of streamed text")
 
 
@@ -67,9 +82,9 @@ def run(arguments: argparse.Namespace) -> int:
         return answer(**vars(arguments))
     from edgeport.runtimes.isolation import run_isolated
 
-    _say(f"as {emulation}")
+    say(f"as {emulation}")
     for note in emulation.notes:
-        _say(note)
+        say(note)
     threads = min(arguments.threads or len(emulation.cpus), len(emulation.cpus))
     code = run_isolated(
         "edgeport.cli.run:answer",
@@ -87,18 +102,25 @@ def answer(**values: Any) -> int:
 
     arguments = argparse.Namespace(**values)
     prompt = _prompt(arguments)
-    options = _generation_options(arguments)
+    options = generation_options(arguments)
     session_options = SessionOptions(arguments.threads, arguments.context_length, arguments.exact)
     with load(
-        arguments.directory, runtime=arguments.runtime, options=session_options, draft=arguments.draft
+        arguments.directory,
+        runtime=arguments.runtime,
+        options=session_options,
+        draft=arguments.draft,
+        check=arguments.check,
     ) as model:
-        _say(f"{model.engine} ({model.format}): {model.choice_reason}")
+        say(f"{model.engine} ({model.format}): {model.choice_reason}")
+        if arguments.stats:
+            _say_settings(model, options)
         if prompt is None:
-            return _talk(model, options, arguments.system)
+            overflow: Overflow = arguments.overflow or "drop_oldest_messages"
+            return talk(model, options, arguments.system, overflow, arguments.stats)
         if arguments.json:
             return _print_json(model, prompt, options, arguments)
         _answer(model, prompt, options, arguments)
-        _say_draft(model)
+        _say_proposals(model)
     return 0
 
 
@@ -111,68 +133,28 @@ def _prompt(arguments: argparse.Namespace) -> str | None:
     return str(arguments.prompt) if arguments.prompt is not None else None
 
 
-def _generation_options(arguments: argparse.Namespace) -> GenerationOptions:
-    from edgeport.runtimes import GenerationOptions, Sampling
-
-    sampling = Sampling(
-        temperature=arguments.temperature,
-        top_k=arguments.top_k,
-        top_p=arguments.top_p,
-        min_p=arguments.min_p,
-        repetition_penalty=arguments.repetition_penalty,
-        seed=arguments.seed,
-    )
-    return GenerationOptions(arguments.max_tokens, sampling, tuple(arguments.stop))
-
-
 def _messages(prompt: str, system: str | None) -> list[dict[str, str]]:
     opening = [{"role": "system", "content": system}] if system else []
     return [*opening, {"role": "user", "content": prompt}]
 
 
 def _answer(model: Model, prompt: str, options: GenerationOptions, arguments: argparse.Namespace) -> None:
-    """One prompt, streamed: a plain continuation repeats the prompt, a chat answer stands alone."""
+    """One prompt, streamed: a plain continuation repeats the prompt, a chat answer or a constrained text stands alone."""
     if arguments.chat:
-        _show(model.stream_chat(_messages(prompt, arguments.system), options))
+        messages = _messages(prompt, arguments.system)
+        show(model.stream_chat(messages, options, overflow=arguments.overflow or "error"), arguments.stats)
         return
     stream = model.stream(prompt, options)
-    sys.stdout.write(prompt)
-    _show(stream)
-
-
-def _show(stream: Iterator[Token]) -> str:
-    """Write tokens as they come, then the speed to stderr; return the text."""
-    begin = time.perf_counter()
-    times, pieces = [], []
-    for token in stream:
-        times.append(time.perf_counter())
-        pieces.append(token.text)
-        sys.stdout.write(token.text)
-        sys.stdout.flush()
-    sys.stdout.write("\n")
-    sys.stdout.flush()
-    _say(_statistics(begin, times))
-    return "".join(pieces)
-
-
-def _talk(model: Model, options: GenerationOptions, system: str | None) -> int:
-    """Read a line, answer, repeat; an empty line or the end of input ends it."""
-    messages = [{"role": "system", "content": system}] if system else []
-    while True:
-        sys.stderr.write("> ")
-        sys.stderr.flush()
-        line = sys.stdin.readline()
-        if not line.strip():
-            return 0
-        messages.append({"role": "user", "content": line.rstrip("\n")})
-        messages.append({"role": "assistant", "content": _show(model.stream_chat(messages, options))})
+    if options.constraint is None:
+        sys.stdout.write(prompt)
+    show(stream, arguments.stats)
 
 
 def _print_json(model: Model, prompt: str, options: GenerationOptions, arguments: argparse.Namespace) -> int:
     from edgeport.manifest import to_json
 
     answer = (
-        model.chat(_messages(prompt, arguments.system), options)
+        model.chat(_messages(prompt, arguments.system), options, overflow=arguments.overflow or "error")
         if arguments.chat
         else model.generate(prompt, options)
     )
@@ -181,30 +163,32 @@ def _print_json(model: Model, prompt: str, options: GenerationOptions, arguments
         "engine": model.engine,
         "choice_reason": model.choice_reason,
         "prompt": prompt,
+        "sampling": to_json(model.defaults.sampling_for(options.sampling)),
         "draft": None if model.draft is None else to_json(model.draft.acceptance()),
     }
     print(json.dumps({**document, **to_json(answer)}, ensure_ascii=False, indent=2))
     return 0
 
 
-def _statistics(begin: float, times: list[float]) -> str:
-    first = f"first token after {(times[0] - begin) * 1000:.0f} ms"
-    if len(times) < 2:
-        return f"{len(times)} token, {first}"
-    rate = (len(times) - 1) / (times[-1] - times[0])
-    return f"{len(times)} tokens, {first}, then {rate:.1f} tokens/s"
+def _say_settings(model: Model, options: GenerationOptions) -> None:
+    sampling, defaults = model.defaults.sampling_for(options.sampling), model.defaults
+    values = {name: getattr(sampling, name) for name in ("temperature", "top_k", "top_p", "min_p")}
+    say(f"sampling: {', '.join(f'{name} {value:g}' for name, value in values.items())}")
+    say(f"the model's own settings: {defaults.origin}; context {model.context_length} tokens")
+    if defaults.ignored:
+        say(f"without effect here: {', '.join(defaults.ignored)}")
 
 
-def _say_draft(model: Model) -> None:
-    """What the draft brought; nothing when there is none or it was never asked."""
-    if model.draft is None or not model.draft.acceptance().steps:
-        return
-    found = model.draft.acceptance()
-    verdict = "; switched off, the model is faster alone" if model.draft.is_off else ""
-    _say(
-        f"draft: {found.rate:.0%} of its proposals kept, {found.tokens_per_step:.2f} tokens per step{verdict}"
+def _say_proposals(model: Model) -> None:
+    """What draft and lookup brought; nothing of one that was never asked."""
+    if model.draft is not None and model.draft.acceptance().steps:
+        _say_acceptance("draft", model.draft.acceptance(), model.draft.is_off)
+    if model.lookup.acceptance().steps:
+        _say_acceptance("lookup", model.lookup.acceptance(), model.lookup.is_off)
+
+
+def _say_acceptance(who: str, found: Acceptance, is_off: bool) -> None:
+    verdict = "; switched off, the model is faster alone" if is_off else ""
+    say(
+        f"{who}: {found.rate:.0%} of its proposals kept, {found.tokens_per_step:.2f} tokens per step{verdict}"
     )
-
-
-def _say(text: str) -> None:
-    print(f"edgeport: {text}", file=sys.stderr)

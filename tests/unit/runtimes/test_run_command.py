@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,3 +81,87 @@ def test_what_is_wrong_is_said_with_the_right_exit_code(
 ) -> None:
     result, out, err = run(capsys, str(packed_dir), *words)
     assert result == code and message in err and out == ""
+
+
+def test_the_models_own_settings_hold_unless_changed(
+    packed_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(packed_dir / "safetensors", tmp_path / "safetensors")
+    (folder / "generation_config.json").write_text(
+        '{"do_sample": true, "temperature": 1.5, "max_new_tokens": 4, "num_beams": 3}'
+    )
+    code, out, err = run(capsys, str(folder), "def area(", "--json", "--stats")
+    document = json.loads(out)
+    assert code == 0 and len(document["tokens"]) <= 4
+    assert document["sampling"]["temperature"] == 1.5 and document["sampling"]["top_k"] == 50
+    assert "sampling: temperature 1.5, top_k 50" in err and "without effect here: num_beams=3" in err
+    document = json.loads(
+        run(capsys, str(folder), "x", "--json", "--temperature", "0", "--logit-bias", "7=99")[1]
+    )
+    assert document["sampling"]["temperature"] == 0 and document["sampling"]["top_k"] == 50
+    assert set(document["tokens"]) == {7}
+
+
+def test_text_of_a_form(packed_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    schema, grammar = tmp_path / "schema.json", tmp_path / "grammar.lark"
+    schema.write_text('{"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}')
+    grammar.write_text('start: "yes" | "no"')
+    words = [str(packed_dir / "safetensors"), "x", "--max-tokens", "60"]
+    assert set(json.loads(run(capsys, *words, "--json-schema", str(schema))[1])) == {"a"}
+    assert run(capsys, *words, "--grammar", str(grammar))[1] in ("yes\n", "no\n")
+    assert re.fullmatch("[0-9]{3}\n", run(capsys, *words, "--regex", "[0-9]{3}")[1])
+    code, _, err = run(capsys, *words, "--json-schema", str(tmp_path / "gone.json"))
+    assert code == 2 and "gone.json cannot be read" in err
+
+
+def test_a_conversation_is_kept_and_its_beginning_not_computed_again(
+    packed_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [str(packed_dir / "safetensors"), "--chat", "--max-tokens", "4", "--stats"]
+    cached: dict[str, list[int]] = {}
+    for option in ("--no-cache", "--stats"):
+        monkeypatch.setattr("sys.stdin", io.StringIO("what is the area of this shape?\nand now?\n"))
+        code, _, err = run(capsys, *words, option)
+        assert code == 0 and "ended: " in err
+        cached[option] = [int(count) for count in re.findall(r"tokens, (\d+) from the cache", err)]
+    assert cached["--no-cache"] == [0, 0] and cached["--stats"][0] == 0 < cached["--stats"][1]
+
+
+def test_a_long_talk_loses_its_oldest_messages_and_says_so(
+    packed_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("what is the area of this shape?\n" * 4))
+    words = (str(packed_dir / "safetensors"), "--chat", "--max-tokens", "8", "--context-length", "96")
+    code, _, err = run(capsys, *words)
+    assert code == 0 and err.count("first token after") == 4
+    assert "the context is full: the oldest 2 messages were left out" in err
+    code, _, err = run(capsys, *words[:2], "hi " * 90, *words[2:], "--overflow", "error")
+    assert code == 1 and "need a context of" in err
+
+
+def test_ctrl_c_stops_the_text_and_not_the_program(
+    packed_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signal comes while the first answer is being written; the second question is answered all the same."""
+    from edgeport.runtimes.reference import ReferenceSession
+
+    calls, feed = [], ReferenceSession.feed
+
+    def interrupted(session: ReferenceSession, *arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return feed(session, *arguments, **options)
+
+    monkeypatch.setattr(ReferenceSession, "feed", interrupted)
+    monkeypatch.setattr("sys.stdin", io.StringIO("hi\nand now?\n"))
+    words = (str(packed_dir / "safetensors"), "--chat", "--max-tokens", "30", "--stats", "--check", "never")
+    code, _, err = run(capsys, *words)
+    assert code == 0 and err.count("ended: stopped") == 1 and err.count("ended: ") == 2
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("word", ["x=1", "5", "5=hot"])
+def test_a_bias_that_is_none(word: str, packed_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, str(packed_dir), "x", "--logit-bias", word)
+    assert code == 2 and f"--logit-bias '{word}'" in err
