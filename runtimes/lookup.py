@@ -70,8 +70,12 @@ class PromptLookup:
         begin = self._find(history.tokens)
         if begin is None:
             return []
-        followers = history.tokens[begin : begin + min(count, self._limit)]
-        return [Proposal(token) for token in followers]
+        tokens = history.tokens
+        proposals: list[Proposal] = []
+        for place in range(begin, begin + min(count, self._limit)):
+            beyond = place - len(tokens)  # a text in a circle: go on with what was just proposed
+            proposals.append(Proposal(tokens[place]) if beyond < 0 else proposals[beyond])
+        return proposals
 
     def settle(self, judged: Round) -> None:
         self._tally.add(judged.drafted, judged.kept)

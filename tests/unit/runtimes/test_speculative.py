@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
 import pytest
+from table_session import Table, table
 
 from edgeport.errors import UsageError
 from edgeport.runtimes import speculative
@@ -19,40 +20,6 @@ from edgeport.runtimes.sampling import GREEDY, Sampling
 from edgeport.runtimes.speculative import Choice, measure_acceptance, write
 
 PROMPT = [1, 0, 2]
-
-
-class Table:
-    """A session whose next token depends on the last two; it refuses what a real one would."""
-
-    def __init__(self, logits: np.ndarray, context_length: int = 64) -> None:
-        self.logits, self.context_length = logits.astype(np.float32), context_length
-        self.vocab_size = logits.shape[-1]
-        self.fed: list[int] = []
-        self.calls = 0
-
-    @property
-    def position(self) -> int:
-        return len(self.fed)
-
-    def feed(self, tokens: Sequence[int], *, all_logits: bool = False) -> np.ndarray:
-        assert tokens and len(self.fed) + len(tokens) <= self.context_length
-        self.calls += 1
-        rows = []
-        for token in tokens:
-            self.fed.append(token)
-            rows.append(self.logits[self.fed[-2] if len(self.fed) > 1 else 0, token])
-        return np.stack(rows if all_logits else rows[-1:])
-
-    def rewind(self, position: int) -> None:
-        assert 0 <= position <= self.position
-        del self.fed[position:]
-
-    def close(self) -> None:
-        pass
-
-
-def table(seed: int, vocab_size: int = 12) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(vocab_size, vocab_size, vocab_size)) * 1.5
 
 
 def near(logits: np.ndarray, noise: float) -> np.ndarray:
@@ -206,6 +173,74 @@ def redraws_from_the_target(self: speculative._Text, proposal: Proposal, logits:
 def test_a_wrong_judge_is_seen(fault: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speculative._Text, "_judge", fault)
     assert chi_square_excess(SAMPLING[0], 3.0) > 6
+
+
+class NoRepeats:
+    """A constraint over the tables: never the same token twice in a row, never token 0; complete after `length` tokens."""
+
+    def __init__(self, vocab_size: int, length: int = 1000) -> None:
+        self._size, self._length, self._text = vocab_size, length, [0]
+
+    def allowed(self) -> np.ndarray:
+        mask = np.ones(self._size, np.bool_)
+        mask[[0, self._text[-1]]] = False
+        return mask
+
+    def accept(self, token: int) -> None:
+        assert self.allowed()[token]
+        self._text.append(token)
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self._text) > self._length
+
+    def forced(self) -> list[int]:
+        return []
+
+    def admits(self, tokens: Sequence[int]) -> int:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5, 1e6], ids=["equal", "near", "wrong"])
+@pytest.mark.parametrize("length", [1000, 7])
+def test_the_target_judges_under_the_constraint(noise: float, length: int) -> None:
+    for seed in range(3):
+        logits = table(seed)
+        expected, tokens = [], list(PROMPT)
+        while len(expected) < min(23, length):
+            row = logits.astype(np.float32)[tokens[-2], tokens[-1]].copy()
+            row[[0, expected[-1] if expected else 0]] = -np.inf
+            expected.append(int(row.argmax()))
+            tokens.append(expected[-1])
+        target, draft = Table(logits), Table(near(logits, noise))
+        choices = write(target, History(PROMPT), GREEDY, 23, NoRepeats(12, length), Draft(draft, target))
+        assert [token for token, _ in choices] == expected
+        assert target.fed == PROMPT + expected[:-1]
+
+
+def test_sampled_text_under_a_constraint_follows_its_distribution() -> None:
+    """Against the exact distribution of two tokens: each step is the target's softmax over what is allowed."""
+    logits = table(8, VOCAB)
+    target, draft = Table(logits), Table(near(logits, 2.0))
+    helper, counts = Draft(draft, target, 2), np.zeros((VOCAB, VOCAB))
+    for seed in range(TEXTS):
+        target.rewind(0)
+        draft.rewind(0)
+        sampling = Sampling(temperature=1.0, seed=seed)
+        choices = write(target, History(PROMPT), sampling, 2, NoRepeats(VOCAB), helper)
+        first, second = (token for token, _ in choices)
+        counts[first, second] += 1
+    expected = np.zeros((VOCAB, VOCAB))
+    for first in range(1, VOCAB):
+        start = np.exp(logits[PROMPT[-2], PROMPT[-1]])
+        follow = np.exp(logits[PROMPT[-1], first])
+        follow[[0, first]] = 0
+        expected[first] = start[first] / start[1:].sum() * follow / follow.sum()
+    assert (counts[expected == 0] == 0).all()
+    cells = expected > 0
+    statistic = float((((counts - TEXTS * expected) ** 2)[cells] / (TEXTS * expected[cells])).sum())
+    freedom = int(cells.sum()) - 1
+    assert (statistic - freedom) / np.sqrt(2 * freedom) < 3.5
 
 
 def test_someone_who_stops_within_a_round_leaves_the_session_as_without_a_draft() -> None:
