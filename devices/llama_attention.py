@@ -8,9 +8,10 @@ left out only where they stay small.
 
 from __future__ import annotations
 
-SCORE_BYTES = 32 * 2**20
-CHUNKS = (512, 256, 128)
-"""Tokens of a prompt at once without fused attention, the largest that fits; with less than the last it is fused."""
+SCORE_BYTES = 16 * 2**20
+CHUNKS = (256, 128, 64)
+"""Tokens of a prompt at once without fused attention, the largest that fits; with less than the last it is fused. More than 256
+is slower: scores of what comes later in the chunk are computed for nothing."""
 
 
 def unfused_chunk(heads: int, context_length: int) -> int:

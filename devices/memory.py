@@ -179,12 +179,13 @@ def engine_for(profile: DeviceProfile, format_name: str) -> str:
 def _compute_bytes(shape: ModelShape, engine: str, context_length: int) -> int:
     constants = ENGINES[engine]
     chunk = min(constants.chunk_tokens, context_length)
+    scores = 0
+    if engine == "llama.cpp" and (unfused := unfused_chunk(shape.heads, context_length)):
+        chunk, scores = min(unfused, context_length), score_bytes(shape.heads, context_length)
     rows = constants.logits_copies * min(constants.logits_rows, chunk)
     if engine != "onnxruntime":
         end = compute_bytes(shape, chunk_tokens=chunk, logits_rows=rows)
-        scores = score_bytes(shape.heads, context_length) if engine == "llama.cpp" else 0
-        unfused = min(unfused_chunk(shape.heads, context_length), context_length)
-        return max(end, 4 * _layer_values(shape, unfused) + scores) if scores else end
+        return max(end, 4 * _layer_values(shape, chunk) + scores)
     rotary_tables = 4 * shape.context_length * shape.head_dim
     rows = min(rows, context_length)
     return 4 * (rows * shape.vocab_size + _layer_values(shape, chunk)) + rotary_tables
