@@ -1,0 +1,208 @@
+"""Compare two containers, artifacts or settings: two live processes take turns as A B B A, and a ratio with an interval comes out.
+
+Each round starts both processes anew, in the other order, because where memory happened to lie is part of a process' speed.
+While one works the other waits for its turn and holds its model in memory.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from edgeport.errors import UsageError
+from edgeport.manifest import base_format, from_json, to_json
+from edgeport.progress import NO_PROGRESS, Progress
+from edgeport.runtimes.bench.child import import_engine
+from edgeport.runtimes.bench.environment import Environment, capture
+from edgeport.runtimes.bench.live_child import LiveChild
+from edgeport.runtimes.bench.machine import engine_distribution, engine_version
+from edgeport.runtimes.bench.measure import NANOSECONDS, Workload, label, random_tokens
+from edgeport.runtimes.bench.paired_ratio import Block, PairedRatio, paired_ratio
+from edgeport.runtimes.bench.side import Side
+from edgeport.runtimes.bench.statistics import NOISY_VARIATION, coefficient_of_variation, median
+from edgeport.runtimes.engines import ENGINES, open_session
+from edgeport.runtimes.session import SessionOptions
+
+BLOCKS = 10
+ROUNDS = 2
+_TARGET = "edgeport.runtimes.bench.side_by_side:repetitions"
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedSide:
+    """What was measured of one side. tokens_per_s: the median repetition's."""
+
+    side: Side
+    engine: str
+    engine_version: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedTest:
+    """One test. found.ratio: A's rate over B's. samples: all repetitions in the order they were made."""
+
+    test: str
+    a_tokens_per_s: float
+    b_tokens_per_s: float
+    found: PairedRatio
+    a_variation: float
+    b_variation: float
+    noisy: bool
+    a_samples_ns: tuple[int, ...]
+    b_samples_ns: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """notes: what else differs between the sides, and what makes the figures doubtful."""
+
+    a: ComparedSide
+    b: ComparedSide
+    tests: tuple[ComparedTest, ...]
+    blocks: int
+    measured_at: str
+    environment: Environment
+    notes: tuple[str, ...]
+
+
+def compare_sides(
+    a: Side, b: Side, workload: Workload, *, blocks: int = BLOCKS, progress: Progress = NO_PROGRESS
+) -> Comparison:
+    """workload.repetitions is not used: each of the `blocks` has two of each side. Raises RuntimeFailure when a side fails."""
+    for side in (a, b):
+        need, room = workload.context_length, side.context_length or side.largest_context
+        if need > min(room, side.largest_context):
+            raise UsageError(
+                f"{need} tokens do not fit the context of {room} of '{side.label}'",
+                hint="use a smaller -p, -n or -d",
+            )
+    measured_at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    environment = capture(["edgeport", *dict.fromkeys(engine_distribution(side.format) for side in (a, b))])
+    found = _take_turns((a, b), workload, blocks, progress)
+    tests = tuple(_compared(test, workload, found[test]) for test in _tests(workload))
+    return Comparison(
+        a=_compared_side(a),
+        b=_compared_side(b),
+        tests=tests,
+        blocks=blocks,
+        measured_at=measured_at,
+        environment=environment,
+        notes=tuple(_notes(a, b, tests)),
+    )
+
+
+def repetitions(
+    format_name: str, path: str, workload: Mapping[str, Any], options: Mapping[str, Any]
+) -> Generator[int, str, None]:
+    """In the child: opens the side, then for each `prompt` or `generation` it is sent, the nanoseconds of one repetition."""
+    asked: Workload = from_json(Workload, workload)
+    import_engine(format_name)
+    session = open_session(format_name, Path(path), from_json(SessionOptions, options))
+    prompt = random_tokens(asked.n_prompt, session.vocab_size, seed=asked.seed)
+    written = random_tokens(asked.n_gen, session.vocab_size, seed=asked.seed)
+    depth = random_tokens(asked.n_depth, session.vocab_size, seed=asked.seed + 1)
+    if depth:
+        session.feed(depth)
+    test = yield 0
+    while True:
+        session.rewind(len(depth))
+        start = time.perf_counter_ns()
+        if test == "prompt":
+            session.feed(prompt)
+        else:
+            for token in written:
+                session.feed((token,))
+        test = yield time.perf_counter_ns() - start
+
+
+def _take_turns(
+    sides: tuple[Side, Side], workload: Workload, blocks: int, progress: Progress
+) -> dict[str, list[Block]]:
+    tests = _tests(workload)
+    found: dict[str, list[Block]] = {test: [] for test in tests}
+    rounds = min(ROUNDS, blocks)
+    with progress.stage("compare, blocks", total=blocks) as stage:
+        for number in range(rounds):
+            with ExitStack() as stack:
+                order = sides if number % 2 == 0 else sides[::-1]
+                opened = {id(side): stack.enter_context(_open(side, workload)) for side in order}
+                a, b = (opened[id(side)] for side in sides)
+                for child in (a, b):
+                    for test in (
+                        "",
+                        *tests,
+                    ):  # the first answer only says that it is open; then one warm-up of each
+                        child.next(test)
+                for index in range(blocks * number // rounds, blocks * (number + 1) // rounds):
+                    for test in tests:
+                        found[test].append(_block(a, b, test, a_first=index % 2 == 0))
+                    stage.advance()
+    return found
+
+
+def _block(a: LiveChild, b: LiveChild, test: str, *, a_first: bool) -> Block:
+    """A B B A, or B A A B."""
+    outer, inner = (a, b) if a_first else (b, a)
+    first, second, third, fourth = (int(child.next(test)) for child in (outer, inner, inner, outer))
+    ends, middle = (first, fourth), (second, third)
+    return Block(ends, middle) if a_first else Block(middle, ends)
+
+
+def _open(side: Side, workload: Workload) -> LiveChild:
+    options = SessionOptions(
+        threads=side.threads,
+        context_length=side.context_length or workload.context_length,
+        settings=side.settings,
+    )
+    arguments = {
+        "format_name": side.format,
+        "path": str(side.path),
+        "workload": to_json(workload),
+        "options": to_json(options),
+    }
+    return LiveChild(_TARGET, arguments)
+
+
+def _tests(workload: Workload) -> tuple[str, ...]:
+    asked = {"prompt": workload.n_prompt, "generation": workload.n_gen}
+    return tuple(test for test, tokens in asked.items() if tokens)
+
+
+def _compared(test: str, workload: Workload, blocks: list[Block]) -> ComparedTest:
+    is_prompt = test == "prompt"
+    tokens = workload.n_prompt if is_prompt else workload.n_gen
+    a_ns = tuple(sample for block in blocks for sample in block.a_ns)
+    b_ns = tuple(sample for block in blocks for sample in block.b_ns)
+    variations = coefficient_of_variation(a_ns), coefficient_of_variation(b_ns)
+    return ComparedTest(
+        test=label(
+            workload.n_prompt if is_prompt else 0, 0 if is_prompt else tokens, n_depth=workload.n_depth
+        ),
+        a_tokens_per_s=NANOSECONDS * tokens / median(a_ns),
+        b_tokens_per_s=NANOSECONDS * tokens / median(b_ns),
+        found=paired_ratio(blocks),
+        a_variation=variations[0],
+        b_variation=variations[1],
+        noisy=max(variations) > NOISY_VARIATION,
+        a_samples_ns=a_ns,
+        b_samples_ns=b_ns,
+    )
+
+
+def _compared_side(side: Side) -> ComparedSide:
+    return ComparedSide(side, ENGINES[base_format(side.format)].name, engine_version(side.format))
+
+
+def _notes(a: Side, b: Side, tests: tuple[ComparedTest, ...]) -> list[str]:
+    notes = []
+    if a.weights_id != b.weights_id:
+        notes.append(f"the sides hold different weights: {a.weights_id[:12]} and {b.weights_id[:12]}")
+    noisy = [f"{test.test} ({max(test.a_variation, test.b_variation):.0%})" for test in tests if test.noisy]
+    if noisy:
+        notes.append(f"noisy, the interval is wide because of it: {', '.join(noisy)}")
+    return notes
