@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -268,6 +271,43 @@ def test_the_command_writes_both_and_prints_the_page(
     assert main(["report", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'report.html'}\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "manifest.json", "report.html"]
+
+
+def test_the_page_can_be_written_elsewhere(
+    measured_manifest: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    artifact, page = tmp_path / "artifact", tmp_path / "elsewhere.html"
+    artifact.mkdir()
+    write_manifest(measured_manifest, artifact)
+    assert main(["report", str(artifact), "--output", str(page)]) == 0
+    assert capsys.readouterr().out == f"{page}\n"
+    assert page.read_text(encoding="utf-8") == report_page(measured_manifest)
+    assert [path.name for path in artifact.iterdir()] == ["manifest.json"]
+    assert main(["report", str(artifact), "--output", str(tmp_path / "missing" / "page.html")]) == 2
+    assert "No such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("browser", ["true %s", "false %s"])
+def test_the_page_is_shown_where_a_browser_is(
+    measured_manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, browser: str
+) -> None:
+    """In a process of its own: webbrowser reads BROWSER once. Without a browser that works the page is written all the same."""
+    write_manifest(measured_manifest, tmp_path)
+    monkeypatch.setenv("BROWSER", browser)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("true", "false"):  # and none of this machine's browsers
+        (programs / name).symlink_to(shutil.which(name) or name)
+    monkeypatch.setenv("PATH", str(programs))
+    done = subprocess.run(
+        [sys.executable, "-m", "edgeport", "report", tmp_path, "--open"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert done.stdout == f"{tmp_path / 'report.html'}\n"
+    assert ("open" in done.stderr) == (browser == "false %s")
 
 
 def test_the_command_refuses_a_folder_without_manifest(
