@@ -20,9 +20,10 @@ import numpy as np
 import onnxruntime
 
 from edgeport.errors import ArtifactError, RuntimeFailure, UnsupportedModel
+from edgeport.runtimes.engine_settings import EngineSettings, settings_for
 from edgeport.runtimes.model_config import read_json
 from edgeport.runtimes.session import Logits, SessionOptions
-from edgeport.runtimes.threads import thread_count
+from edgeport.runtimes.threads import first_count
 from edgeport.runtimes.window import Window, choose_context_length
 
 _CHUNK_TOKENS = 256
@@ -41,7 +42,8 @@ def open_session(path: Path, options: SessionOptions) -> OnnxSession:
         raise ArtifactError(
             f"no {file.name} in {folder}", hint="give the folder `edgeport export` wrote for onnx"
         )
-    return OnnxSession(_inference_session(file, options), config, options)
+    settings = settings_for("onnx", options.settings, exact=options.exact)
+    return OnnxSession(_inference_session(file, options, settings), config, options, settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,9 @@ class KeyValueCache:
 class OnnxSession:
     """One sequence; see edgeport.runtimes.session.Session. `shared_cache` says whether the cache is updated in place."""
 
-    def __init__(self, session: Any, config: dict[str, Any], options: SessionOptions) -> None:
+    def __init__(
+        self, session: Any, config: dict[str, Any], options: SessionOptions, settings: EngineSettings
+    ) -> None:
         self._session: Any = session
         self._cache = describe_cache(session)
         self._inputs = {item.name for item in session.get_inputs()}
@@ -73,8 +77,12 @@ class OnnxSession:
         self.shared_cache = bool(config.get("search", {}).get("past_present_share_buffer"))
         self._buffers = self._allocate(length if self.shared_cache else 0)
         self._logits_dtype = _DTYPES.get(logits.type, np.float32)
-        self._row = self._allocate_logits(1)
-        self._binding: Any = None
+        self._chunk_tokens = settings.prompt_chunk_tokens or _CHUNK_TOKENS
+        self._token = np.zeros((1, 1), np.int64)
+        self._row = np.empty((1, 1, self._window.vocab_size), self._logits_dtype)
+        self._row_value = onnxruntime.OrtValue.ortvalue_from_numpy(self._row)
+        self._prompt_binding: Any = None
+        self._token_binding: Any = None
 
     @property
     def vocab_size(self) -> int:
@@ -90,12 +98,15 @@ class OnnxSession:
 
     def feed(self, tokens: Sequence[int], *, all_logits: bool = False) -> Logits:
         self._window.admit(tokens)
-        step = 1 if all_logits and self._last_row_only else _CHUNK_TOKENS
+        if len(tokens) == 1 and self.shared_cache:
+            self._run_token(tokens[0])
+            return np.array(self._row[0], np.float32)
+        step = 1 if all_logits and self._last_row_only else self._chunk_tokens
         rows = []
         for begin in range(0, len(tokens), step):
             logits = self._run(tokens[begin : begin + step])
             if all_logits or begin + step >= len(tokens):
-                rows.append(np.array(logits.numpy()[0, 0 if all_logits else -1 :], np.float32))
+                rows.append(logits[0, 0 if all_logits else -1 :].astype(np.float32))
         return np.concatenate(rows)
 
     def rewind(self, position: int) -> None:
@@ -107,30 +118,43 @@ class OnnxSession:
 
     def close(self) -> None:
         if self._window.close():
-            self._session = self._binding = self._row = None
+            self._session = self._prompt_binding = self._token_binding = self._row_value = None
             self._buffers = []
+
+    def _run_token(self, token: int) -> None:
+        """One token: everything but the mask and the position is bound once, and the logits come into `_row`."""
+        if self._token_binding is None:
+            self._token_binding = self._bind_cache()
+            value = onnxruntime.OrtValue.ortvalue_from_numpy(self._token)
+            self._token_binding.bind_ortvalue_input("input_ids", value)
+            self._token_binding.bind_ortvalue_output("logits", self._row_value)
+        self._token[0, 0] = token
+        self._compute(self._token_binding, self._window.position, self._window.position + 1)
 
     def _run(self, tokens: Sequence[int]) -> Any:
         """The engine's logits [1, len(tokens) or 1, vocab_size], valid until the next call; the cache then has the tokens."""
-        begin = self._window.position
-        end = begin + len(tokens)
-        if self._binding is None or not self.shared_cache:
-            self._binding = self._bind_cache()
-        binding = self._binding
+        if self._prompt_binding is None or not self.shared_cache:
+            self._prompt_binding = self._bind_cache()
+        binding = self._prompt_binding
         binding.bind_cpu_input("input_ids", np.asarray(tokens, np.int64)[None, :])
+        few = len(tokens) == 1 or self._last_row_only
+        logits = self._row if few else np.empty((1, len(tokens), self._window.vocab_size), self._logits_dtype)
+        value = self._row_value if few else onnxruntime.OrtValue.ortvalue_from_numpy(logits)
+        binding.bind_ortvalue_output("logits", value)
+        self._compute(binding, self._window.position, self._window.position + len(tokens))
+        if not self.shared_cache:
+            self._buffers = binding.get_outputs()[:-1]
+        return logits
+
+    def _compute(self, binding: Any, begin: int, end: int) -> None:
         binding.bind_cpu_input("attention_mask", self._mask[:, :end])
         if "position_ids" in self._inputs:
             binding.bind_cpu_input("position_ids", self._positions[:, begin:end])
-        target = self._row if len(tokens) == 1 or self._last_row_only else self._allocate_logits(len(tokens))
-        binding.bind_ortvalue_output("logits", target)
         try:
             self._session.run_with_iobinding(binding)
         except engine_errors() as error:
             raise RuntimeFailure(f"ONNX Runtime failed on tokens {begin}..{end - 1}: {error}") from error
-        if not self.shared_cache:
-            self._buffers = binding.get_outputs()[:-1]
         self._window.position = end
-        return target
 
     def _bind_cache(self) -> Any:
         """Past and present: one buffer for both when it is shared, else the next run's past comes out of this run.
@@ -147,10 +171,6 @@ class OnnxSession:
                 binding.bind_output(name, "cpu")
         return binding
 
-    def _allocate_logits(self, rows: int) -> Any:
-        shape = [1, rows, self.vocab_size]
-        return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, self._logits_dtype, "cpu", 0)
-
     def _allocate(self, length: int) -> list[Any]:
         cache = self._cache
         return [
@@ -161,21 +181,22 @@ class OnnxSession:
         ]
 
 
-def _inference_session(file: Path, options: SessionOptions) -> Any:
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 3  # errors only; they come as exceptions anyway
-    settings.intra_op_num_threads = thread_count(options.threads)
-    settings.inter_op_num_threads = 1
-    settings.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "1")
+def _inference_session(file: Path, options: SessionOptions, settings: EngineSettings) -> Any:
+    native = onnxruntime.SessionOptions()
+    native.log_severity_level = 3  # errors only; they come as exceptions anyway
+    native.intra_op_num_threads = first_count(options.threads, settings.threads)
+    native.inter_op_num_threads = 1
+    native.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    spinning = "0" if settings.spinning is False else "1"
+    native.add_session_config_entry("session.intra_op.allow_spinning", spinning)
     model: str | bytes = str(file)
     if options.exact:
         model = with_float32_activations(file.read_bytes())
-        settings.add_session_config_entry(
+        native.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(file.parent)
         )
     try:
-        return onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(model, native, providers=["CPUExecutionProvider"])
     except engine_errors() as error:
         raise RuntimeFailure(f"ONNX Runtime cannot open {file}: {error}") from error
 
