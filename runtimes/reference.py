@@ -25,6 +25,14 @@ from edgeport.runtimes.window import Window, choose_context_length
 
 Floats = npt.NDArray[np.float32]
 FAMILIES = ("llama", "qwen2", "nemotron-nas")
+_SIZES = (
+    "hidden_size",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "rms_norm_eps",
+)
+"""What a config.json must say."""
 _TABLE_PIECE_ROWS = 8192
 _CHUNK_TOKENS = 256
 """Attention scores are [heads, chunk, total]: long prompts go through in pieces of this size."""
@@ -231,11 +239,18 @@ def _read_config(folder: Path) -> Mapping[str, Any]:
             f"the reference runtime cannot run model_type {config.get('model_type')!r}",
             hint=f"it runs {', '.join(FAMILIES)}",
         )
+    wrong = next((name for name in _SIZES if not _is_positive(config.get(name))), None)
+    if wrong is not None:
+        raise ArtifactError(f"{path}: {wrong} is {config.get(wrong)!r}, it must be a number above 0")
     if config.get("hidden_act", "silu") != "silu" or config.get("use_sliding_window"):
         raise UnsupportedModel(
             "the reference runtime has SiLU and full attention only; this config asks for something else"
         )
     return config
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and value > 0
 
 
 def _silu(x: Floats) -> Floats:

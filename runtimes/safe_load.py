@@ -94,7 +94,7 @@ def _load_isolated(container: Container, size_bytes: int) -> None:
         named = any(file.name in reason for file in container_files(container))
         if isinstance(error, ArtifactError) and named:
             raise
-        message = reason if named else f"{container.path} cannot be loaded: {reason}"
+        message = reason if named else f"{_model_files(container)} cannot be loaded: {reason}"
         raise ArtifactError(message, hint=error.hint or _ADVICE) from error
 
 
@@ -116,6 +116,12 @@ def _digests(container: Container, *, read_again: bool, progress: Progress) -> M
             digests[file.name] = digest
             stage.advance()
     return digests
+
+
+def _model_files(container: Container) -> str:
+    """Where a death without a word may come from: the graph and the weights, not the text files beside them."""
+    files = [file for file in container_files(container) if file.suffix not in (".json", ".jinja", ".txt")]
+    return f"{container.folder}: {', '.join(file.name for file in files)}"
 
 
 def _engine_version(format_name: str) -> str:

@@ -28,6 +28,41 @@ def edgeport() -> Edgeport:
 
 
 @pytest.fixture(scope="session")
+def packed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """packed("tiny_llama_dir"): a folder with one sub-folder per engine's format, all from one INT4 checkpoint (INT8 embedding
+    and head), without a manifest. Made once each; read-only."""
+    made: dict[str, Path] = {}
+
+    def get(model: str) -> Path:
+        if model not in made:
+            made[model] = _pack(request.getfixturevalue(model), tmp_path_factory.mktemp("containers"))
+        return made[model]
+
+    return get
+
+
+def _pack(model: Path, folder: Path) -> Path:
+    from edgeport.export.checkpoint import Checkpoint
+    from edgeport.export.formats.base import WriteOptions
+    from edgeport.export.formats.table import get_format
+    from edgeport.export.quantize.run import quantize
+    from edgeport.export.recipe import load_recipe
+    from edgeport.export.source import open_source
+    from edgeport.progress import Progress
+    from edgeport.runtimes.engines import ENGINES
+
+    checkpoint, progress = folder / "work" / "checkpoint", Progress()
+    checkpoint.mkdir(parents=True)
+    source = open_source(str(model))
+    quantize(source, replace(load_recipe("int4"), solver="rtn"), checkpoint, threads=2, progress=progress)
+    for name in ENGINES:
+        (folder / "packed" / name).mkdir(parents=True)
+        written = Checkpoint(checkpoint, source.spec)
+        get_format(name).write(written, folder / "packed" / name, WriteOptions("tiny", 128, progress))
+    return folder / "packed"
+
+
+@pytest.fixture(scope="session")
 def exports(
     tiny_llama_dir: Path, tiny_qwen2_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Mapping[str, tuple[Path, subprocess.CompletedProcess[str]]]:
