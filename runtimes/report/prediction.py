@@ -9,6 +9,7 @@ from edgeport.manifest import Manifest
 from edgeport.runtimes.bench.compare import dig
 from edgeport.runtimes.report.axes import LogAxis, log_ticks
 from edgeport.runtimes.report.drawing import (
+    CHARACTER,
     WIDTH,
     draw_line,
     draw_marker,
@@ -100,7 +101,8 @@ def compared(manifest: Manifest) -> list[Compared]:
 def prediction_plot(items: Sequence[Compared]) -> Markup:
     """A row per figure, on a logarithmic axis of measured over predicted."""
     row, top, bottom = 20, 34, 24
-    left, right = 118.0, 14.0
+    names = [f"{item.label} {item.figure}" for item in items]
+    left, right = 14 + CHARACTER * max(map(len, names)), 14.0
     height = top + row * len(items) + bottom
     values = [value / item.predicted for item in items for value in (item.measured, item.low, item.high)]
     x_values = log_ticks([*values, 1.0])
@@ -119,7 +121,7 @@ def prediction_plot(items: Sequence[Compared]) -> Markup:
         )
         told = f"{item.label}, {item.figure}: {item.error:+.0%}"
         parts += [
-            draw_text(left - 8, y + 4, f"{item.label} {item.figure}", anchor="end", style="ink"),
+            draw_text(left - 8, y + 4, names[index], anchor="end", style="ink"),
             draw_line(low, y, high, y, "whisker"),
             element("g", element("title", told), draw_marker(measured, y, 0, hollow=not item.inside)),
         ]
