@@ -74,7 +74,11 @@ class HeldSession:
         self._session.close()
 
     def _feed(self, tokens: Sequence[int], all_logits: bool) -> Logits:
-        logits = self._session.feed(tokens, all_logits=all_logits)
+        try:
+            logits = self._session.feed(tokens, all_logits=all_logits)
+        except BaseException:
+            self._tokens.clear()  # an engine that was interrupted may hold anything: the next text starts anew
+            raise
         self._tokens.extend(tokens)
         return logits
 

@@ -148,6 +148,20 @@ def test_long_texts_go_through_in_pieces() -> None:
     assert session.rewind_to_shared([*range(250), *range(150), 3]) == 400
 
 
+def test_what_was_interrupted_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    tape = Tape()
+    session = HeldSession(tape)
+    session.feed(range(50))
+
+    def interrupt(*_: object, **__: object) -> Logits:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tape, "feed", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        session.feed([50])
+    assert session.rewind_to_shared(list(range(60))) == 0
+
+
 def test_a_session_that_was_moved_by_others_is_not_trusted() -> None:
     tape = Tape()
     session = HeldSession(tape)
