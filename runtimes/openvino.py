@@ -10,7 +10,7 @@ Spec: https://docs.openvino.ai (Stateful models; CPU device: properties).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,21 @@ import numpy as np
 
 import openvino
 from edgeport.errors import ArtifactError, RuntimeFailure, UnsupportedModel
+from edgeport.runtimes.engine_settings import EngineSettings, settings_for
 from edgeport.runtimes.model_config import read_context_length
 from edgeport.runtimes.session import Logits, SessionOptions
-from edgeport.runtimes.threads import thread_count
+from edgeport.runtimes.threads import first_count
 from edgeport.runtimes.window import Window, choose_context_length
 
 MODEL_NAME = "openvino_model.xml"
 _CHUNK_TOKENS = 256
+_PROPERTIES: Mapping[str, str] = {
+    "key_cache": "KEY_CACHE_PRECISION",
+    "value_cache": "VALUE_CACHE_PRECISION",
+    "dynamic_quantization_group": "DYNAMIC_QUANTIZATION_GROUP_SIZE",
+    "inference_precision": "INFERENCE_PRECISION_HINT",
+}
+_SWITCHES: Mapping[str, str] = {"pin_threads": "ENABLE_CPU_PINNING", "memory_map": "ENABLE_MMAP"}
 EXACT_PROPERTIES = {
     "EXECUTION_MODE_HINT": "ACCURACY",
     "INFERENCE_PRECISION_HINT": "f32",
@@ -40,14 +48,16 @@ def open_session(path: Path, options: SessionOptions) -> OpenVinoSession:
         raise ArtifactError(
             f"no {file.name} in {file.parent}", hint="give the folder `edgeport export` wrote for openvino"
         )
+    settings = settings_for("openvino", options.settings, exact=options.exact)
     properties = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": str(thread_count(options.threads)),
+        "INFERENCE_NUM_THREADS": str(first_count(options.threads, settings.threads)),
+        **_properties(settings),
         **(EXACT_PROPERTIES if options.exact else {}),
     }
     try:
         compiled = openvino.Core().compile_model(str(file), "CPU", properties)
-        return OpenVinoSession(compiled, read_context_length(file.parent), options)
+        return OpenVinoSession(compiled, read_context_length(file.parent), options, settings)
     except RuntimeError as error:
         raise RuntimeFailure(f"OpenVINO cannot open {file}: {first_cause(error)}") from error
 
@@ -55,7 +65,9 @@ def open_session(path: Path, options: SessionOptions) -> OpenVinoSession:
 class OpenVinoSession:
     """One sequence; see edgeport.runtimes.session.Session."""
 
-    def __init__(self, compiled: Any, model_context_length: int, options: SessionOptions) -> None:
+    def __init__(
+        self, compiled: Any, model_context_length: int, options: SessionOptions, settings: EngineSettings
+    ) -> None:
         self._inputs = {port.get_any_name() for port in compiled.inputs}
         vocab = compiled.outputs[0].partial_shape[2]
         if not {"input_ids", "attention_mask"} <= self._inputs or vocab.is_dynamic:
@@ -66,7 +78,11 @@ class OpenVinoSession:
         self._window = Window(length, vocab.get_length())
         self._mask = np.ones((1, length), np.int64)
         self._positions = np.arange(length, dtype=np.int64)[None, :]
-        self._beam = np.zeros(1, np.int32)
+        self._chunk_tokens = settings.prompt_chunk_tokens or _CHUNK_TOKENS
+        self._token = np.zeros((1, 1), np.int64)
+        self._token_tensor = openvino.Tensor(self._token, shared_memory=True)
+        if "beam_idx" in self._inputs:
+            self._request.set_tensor("beam_idx", openvino.Tensor(np.zeros(1, np.int32)))
 
     @property
     def vocab_size(self) -> int:
@@ -83,8 +99,8 @@ class OpenVinoSession:
     def feed(self, tokens: Sequence[int], *, all_logits: bool = False) -> Logits:
         self._window.admit(tokens)
         rows = []
-        for begin in range(0, len(tokens), _CHUNK_TOKENS):
-            logits = self._infer(tokens[begin : begin + _CHUNK_TOKENS])
+        for begin in range(0, len(tokens), self._chunk_tokens):
+            logits = self._infer(tokens[begin : begin + self._chunk_tokens])
             if all_logits:
                 rows.append(logits.copy())
         return np.concatenate(rows) if all_logits else logits[-1:].copy()
@@ -115,20 +131,26 @@ class OpenVinoSession:
                 )
             variable.state = openvino.Tensor(np.ascontiguousarray(values[:, :, :position]))
 
+    def _set_inputs(self, tokens: Sequence[int], begin: int, end: int) -> None:
+        """The engine reads our arrays; a single token has a tensor of its own that is only written to."""
+        if len(tokens) == 1:
+            self._token[0, 0] = tokens[0]
+            self._request.set_tensor("input_ids", self._token_tensor)
+        else:
+            self._request.set_tensor("input_ids", openvino.Tensor(np.array([tokens], np.int64)))
+        mask = openvino.Tensor(self._mask[:, :end], shared_memory=True)
+        self._request.set_tensor("attention_mask", mask)
+        if "position_ids" in self._inputs:
+            positions = openvino.Tensor(self._positions[:, begin:end], shared_memory=True)
+            self._request.set_tensor("position_ids", positions)
+
     def _infer(self, tokens: Sequence[int]) -> Logits:
         """Logits [len(tokens), vocab_size], valid until the next call."""
         begin = self._window.position
         end = begin + len(tokens)
-        values = {
-            "input_ids": np.asarray(tokens, np.int64)[None, :],
-            "attention_mask": self._mask[:, :end],
-            "position_ids": self._positions[:, begin:end],
-            "beam_idx": self._beam,
-        }
         try:
-            self._request.infer(
-                {name: value for name, value in values.items() if name in self._inputs}, share_inputs=True
-            )
+            self._set_inputs(tokens, begin, end)
+            self._request.infer()
             logits: Logits = self._request.get_output_tensor(0).data[0]
         except RuntimeError as error:
             raise RuntimeFailure(
@@ -142,6 +164,17 @@ class OpenVinoSession:
             )
         self._window.position = end
         return logits
+
+
+def _properties(settings: EngineSettings) -> dict[str, str]:
+    """Settings as the plug-in's properties."""
+    chosen = settings.chosen()
+    found = {key: str(chosen[name]) for name, key in _PROPERTIES.items() if name in chosen}
+    found |= {key: "YES" if chosen[name] else "NO" for name, key in _SWITCHES.items() if name in chosen}
+    if settings.cache_group_size is not None:
+        group = str(settings.cache_group_size)
+        found |= dict.fromkeys(("KEY_CACHE_GROUP_SIZE", "VALUE_CACHE_GROUP_SIZE"), group)
+    return found
 
 
 def first_cause(error: RuntimeError) -> str:
