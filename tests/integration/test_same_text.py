@@ -19,7 +19,8 @@ from edgeport.runtimes.engines import ENGINES, open_session, unavailable_because
 from edgeport.runtimes.lookup import PromptLookup
 
 EXACT = SessionOptions(threads=1, context_length=320, exact=True)
-PLAIN = GenerationOptions(64, ignore_stop_tokens=True, prompt_cache=False, speculation="none")
+TOKENS = 48
+PLAIN = GenerationOptions(TOKENS, ignore_stop_tokens=True, prompt_cache=False, speculation="none")
 HEAD = "class Point:\n    def __init__(self, x, y):\n        self.x = x\n        self.y = y\n\n"
 PROMPTS = [
     HEAD + "    def __eq__(self, other):\n        ",
@@ -45,7 +46,7 @@ def expected(model: Model) -> list[tuple[int, ...]]:
         session.rewind(0)
         logits = session.feed(model.tokenizer.encode(prompt))
         tokens = [int(np.argmax(logits[-1]))]
-        while len(tokens) < 64:
+        while len(tokens) < TOKENS:
             tokens.append(int(np.argmax(session.feed(tokens[-1:])[-1])))
         texts.append(tuple(tokens))
     return texts
@@ -75,7 +76,7 @@ def test_with_a_lookup(model: Model, expected: list[tuple[int, ...]]) -> None:
     model.lookup = PromptLookup()
     assert texts(model, replace(PLAIN, speculation="lookup")) == expected
     found = model.lookup.acceptance()
-    assert 0 < found.rate < 1 and found.accepted > 40
+    assert 0 < found.rate < 1 and found.accepted > 30
 
 
 def test_with_a_draft(model: Model, reference_containers: Path, expected: list[tuple[int, ...]]) -> None:
@@ -89,7 +90,7 @@ def test_with_a_draft(model: Model, reference_containers: Path, expected: list[t
                 session.rewind(0)
                 model.draft = draft
                 assert model.generate(prompt, replace(PLAIN, speculation="auto")).tokens == tokens
-            assert draft.acceptance().accepted > 100
+            assert draft.acceptance().accepted > 70
     finally:
         model.draft = None
         session.close()
