@@ -106,12 +106,14 @@ def _end_at_hidden_states(model: Any) -> int:
     result = next((item for item in model.get_results() if _LOGITS in item.output(0).get_names()), None)
     if result is None:
         raise UnsupportedModel(f"this IR has no result named {_LOGITS!r}")
-    rows = result.get_output_partial_shape(0)[2]
     node = result
     while node.get_type_name() in _BETWEEN:
         node = node.input_value(0).get_node()
-    if node.get_type_name() != "MatMul" or rows.is_dynamic:
-        raise UnsupportedModel(f"no output head behind {_LOGITS!r}: it comes from {node.get_type_name()}")
+    shape = result.get_output_partial_shape(0)
+    if node.get_type_name() != "MatMul" or len(shape) != 3 or shape[2].is_dynamic:
+        raise UnsupportedModel(
+            f"no output head behind {_LOGITS!r}: it has the shape {shape} and comes from {node.get_type_name()}"
+        )
     model.add_outputs([node.input_value(0)])
     model.remove_result(result)
-    return int(rows.get_length())
+    return int(shape[2].get_length())

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,8 @@ from edgeport.runtimes.container import find_containers
 from edgeport.runtimes.draft_model import Draft
 from edgeport.runtimes.engines import ENGINES, open_session, unavailable_because
 from edgeport.runtimes.generate import GenerationOptions, generate
-from edgeport.runtimes.isolation import run_isolated
 from edgeport.runtimes.penalties import History
+from edgeport.runtimes.safe_load import check_load
 from edgeport.runtimes.sampling import GREEDY
 from edgeport.runtimes.session import Session, SessionOptions
 from edgeport.runtimes.speculative import write
@@ -34,26 +35,9 @@ Opener = Callable[..., Session]
 
 
 @pytest.fixture(scope="module", params=["tiny_llama_dir", "tiny_qwen2_dir"])
-def containers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def containers(request: pytest.FixtureRequest, packed: Callable[[str], Path]) -> Path:
     """A folder with one sub-folder per format, all from one INT4 checkpoint (INT8 embedding and head)."""
-    from edgeport.export.checkpoint import Checkpoint
-    from edgeport.export.formats.base import WriteOptions
-    from edgeport.export.formats.table import get_format
-    from edgeport.export.quantize.run import quantize
-    from edgeport.export.recipe import load_recipe
-    from edgeport.export.source import open_source
-    from edgeport.progress import Progress
-
-    folder = tmp_path_factory.mktemp("containers")
-    checkpoint, progress = folder / "work" / "checkpoint", Progress()
-    checkpoint.mkdir(parents=True)
-    source = open_source(str(request.getfixturevalue(request.param)))
-    quantize(source, replace(load_recipe("int4"), solver="rtn"), checkpoint, threads=2, progress=progress)
-    for name in ENGINES:
-        (folder / "packed" / name).mkdir(parents=True)
-        written = Checkpoint(checkpoint, source.spec)
-        get_format(name).write(written, folder / "packed" / name, WriteOptions("tiny", CONTEXT, progress))
-    return folder / "packed"
+    return packed(request.param)
 
 
 @pytest.fixture(params=list(ENGINES))
@@ -205,6 +189,57 @@ def test_two_sessions_do_not_disturb_each_other(opened: Opener) -> None:
         two.feed([TOKENS[-1 - index]])
 
 
+def test_two_sessions_in_two_threads(opened: Opener) -> None:
+    """Both are fed at the same time, and neither sees the other."""
+    texts = [TOKENS[:40], TOKENS[60:100]]
+    alone = [one_by_one(opened(), text) for text in texts]
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(one_by_one, [opened(), opened()], texts))
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_sessions_of_different_models_in_two_threads(engine: str, packed: Callable[[str], Path]) -> None:
+    folders = [packed(name) / engine for name in ("tiny_llama_dir", "tiny_qwen2_dir")]
+    options = SessionOptions(threads=1, context_length=CONTEXT, exact=True)
+    with (
+        closing(open_session(engine, folders[0], options)) as llama,
+        closing(open_session(engine, folders[1], options)) as qwen2,
+    ):
+        with ThreadPoolExecutor(2) as pool:
+            together = list(pool.map(one_by_one, [llama, qwen2], [TOKENS[:30]] * 2))
+        llama.rewind(0)
+        np.testing.assert_array_equal(one_by_one(llama, TOKENS[:30]), together[0])
+        qwen2.rewind(0)
+        np.testing.assert_array_equal(one_by_one(qwen2, TOKENS[:30]), together[1])
+        assert np.abs(together[0] - together[1]).max() > 0.1
+
+
+def test_a_session_opens_and_closes_beside_a_running_one(opened: Opener) -> None:
+    """A server loads and drops models while another answers."""
+    expected = one_by_one(opened(), TOKENS[:60])
+    running = opened()
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(one_by_one, running, TOKENS[:60])
+        for _ in range(3):
+            opened().close()
+        np.testing.assert_array_equal(found.result(), expected)
+
+
+def test_the_models_whole_context(opened: Opener, containers: Path) -> None:
+    """To the last position, in uneven pieces, back to the middle and on: rotary angles, cache and mask at their ends."""
+    tokens = (TOKENS * 2)[:256]
+    reference = open_session("safetensors", containers / "safetensors", SessionOptions())
+    expected = reference.feed(tokens, all_logits=True)
+    session, begin = opened(context_length=256), 0
+    for size in (200, 1, 40, 15):
+        begin += size
+        np.testing.assert_allclose(
+            session.feed(tokens[begin - size : begin])[0], expected[begin - 1], **CLOSE
+        )
+    session.rewind(130)
+    np.testing.assert_allclose(session.feed(tokens[130:], all_logits=True), expected[130:], **CLOSE)
+
+
 def test_closing_twice_is_harmless_and_a_closed_session_says_so(opened: Opener) -> None:
     session = opened()
     session.feed([1])
@@ -233,6 +268,54 @@ def test_greedy_text_equals_the_reference(opened: Opener, containers: Path, engi
         "safetensors", containers / "safetensors", SessionOptions(context_length=CONTEXT)
     )
     assert write(engine, opened()) == write("safetensors", reference)
+
+
+class Counting:
+    """A session that counts the tokens it was given."""
+
+    def __init__(self, session: Session) -> None:
+        self._session, self.fed_tokens = session, 0
+        self.vocab_size, self.context_length = session.vocab_size, session.context_length
+        self.rewind, self.close = session.rewind, session.close
+
+    @property
+    def position(self) -> int:
+        return self._session.position
+
+    def feed(self, tokens: Sequence[int], *, all_logits: bool = False) -> np.ndarray:
+        self.fed_tokens += len(tokens)
+        return self._session.feed(tokens, all_logits=all_logits)
+
+
+def test_a_text_that_is_cancelled_computes_nothing_more(
+    opened: Opener, containers: Path, engine: str
+) -> None:
+    session = Counting(opened())
+    tokenizer = open_tokenizer(choose(find_containers(containers), engine)[0])
+    prompt = tokenizer.encode("class Shape:\n")
+    options = GenerationOptions(max_tokens=30, ignore_stop_tokens=True)
+    whole = [token.id for token in generate(session, tokenizer, prompt, options)]
+    session.rewind(0)
+    stream = generate(session, tokenizer, prompt, options)
+    begun = [next(stream).id for _ in range(3)]
+    fed_tokens = session.fed_tokens
+    stream.close()
+    assert list(stream) == [] and session.fed_tokens == fed_tokens
+    assert session.position == len(prompt) + 2, "a token is fed when the one after it is asked for"
+    session.rewind(0)
+    assert [token.id for token in generate(session, tokenizer, prompt, options)] == whole
+    assert whole[:3] == begun
+
+
+def test_an_empty_prompt_is_refused_and_the_session_stays_usable(
+    opened: Opener, containers: Path, engine: str
+) -> None:
+    session = opened()
+    tokenizer = open_tokenizer(choose(find_containers(containers), engine)[0])
+    with pytest.raises(UsageError):
+        list(generate(session, tokenizer, [], GenerationOptions(max_tokens=3)))
+    assert session.position == 0
+    assert session.feed([1]).shape == (1, 512)
 
 
 class Distorted:
@@ -268,11 +351,6 @@ def test_a_draft_leaves_greedy_text_as_it_is(opened: Opener, noise: float) -> No
     assert found.rate == 1 if noise == 0 else 0.05 < found.rate < 0.95
 
 
-DAMAGES: dict[str, Callable[[bytes], bytes]] = {
-    "cut": lambda content: content[: len(content) // 2],
-    "empty": lambda content: b"",
-    "foreign": lambda content: b"this is not a model\n" * 50,
-}
 OPENED_FILE = {
     "gguf": "*.gguf",
     "onnx": "model.onnx",
@@ -281,22 +359,19 @@ OPENED_FILE = {
 }
 
 
-@pytest.mark.parametrize("damage", list(DAMAGES))
-def test_a_damaged_file_is_an_error_and_not_a_crash(
-    containers: Path, engine: str, damage: str, tmp_path: Path
-) -> None:
-    folder = shutil.copytree(containers / engine, tmp_path / engine)
+@pytest.mark.parametrize("containers", ["tiny_llama_dir"], indirect=True)
+def test_a_damaged_file_is_an_error_and_not_a_crash(containers: Path, engine: str, tmp_path: Path) -> None:
+    """Checked in a child, then opened here: tests/integration/test_damaged_files.py has many kinds and places of damage."""
+    folder = Path(shutil.copytree(containers / engine, tmp_path / engine))
+    (container,) = find_containers(folder)
+    check_load(container, "always")
     file = next(folder.glob(OPENED_FILE[engine]))
-    file.write_bytes(DAMAGES[damage](file.read_bytes()))
-    with pytest.raises(EdgeportError) as caught:
-        run_isolated(
-            f"{__name__}:open_in_child", {"format_name": engine, "folder": str(folder)}, timeout_s=60
-        )
-    assert file.name in str(caught.value), "the error must name the file"
-
-
-def open_in_child(format_name: str, folder: str) -> None:
-    open_session(format_name, Path(folder), SessionOptions()).close()
+    content = file.read_bytes()
+    for damage in (content[: len(content) // 2], b"", b"this is not a model\n" * 50):
+        file.write_bytes(damage)
+        with pytest.raises(EdgeportError) as caught:
+            check_load(container)
+        assert file.name in str(caught.value), "the error must name the file"
 
 
 def test_a_missing_file_is_named(engine: str, tmp_path: Path) -> None:
