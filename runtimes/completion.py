@@ -16,6 +16,7 @@ class Completion:
     """ttft_ms: the prompt fed and the first token chosen, tokenization and waiting excluded; decode excludes that token.
 
     cached_tokens: tokens of the prompt that were not computed again. dropped_messages: what was left out of a conversation.
+    logprobs, top_logprobs: as on each Token, where they were asked for.
     """
 
     text: str
@@ -26,6 +27,8 @@ class Completion:
     decode_tokens_per_s: float | None
     cached_tokens: int = 0
     dropped_messages: tuple[Message, ...] = ()
+    logprobs: tuple[float, ...] | None = None
+    top_logprobs: tuple[tuple[tuple[int, float], ...], ...] | None = None
 
 
 def complete(stream: TokenStream) -> Completion:
@@ -36,6 +39,8 @@ def complete(stream: TokenStream) -> Completion:
         times.append(time.perf_counter())
     if not tokens or tokens[-1].finish_reason is None or stream.begun_s is None:
         raise RuntimeFailure("the text was cancelled before its end")
+    logprobs = tuple(token.logprob for token in tokens if token.logprob is not None)
+    rivals = tuple(token.top_logprobs for token in tokens if token.top_logprobs is not None)
     decode_s = times[-1] - times[0]
     return Completion(
         text="".join(token.text for token in tokens),
@@ -46,4 +51,6 @@ def complete(stream: TokenStream) -> Completion:
         decode_tokens_per_s=(len(times) - 1) / decode_s if decode_s > 0 else None,
         cached_tokens=stream.cached_tokens,
         dropped_messages=stream.dropped_messages,
+        logprobs=logprobs or None,
+        top_logprobs=rivals or None,
     )

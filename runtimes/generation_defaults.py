@@ -111,7 +111,12 @@ def _from_gguf(container: Container) -> GenerationDefaults | None:
     path = container.path
     file = next(iter(sorted(path.glob("*.gguf"))), path) if path.is_dir() else path
     metadata = read_gguf_header(file).metadata
-    document = {name: metadata[key] for key, name in _GGUF_NAMES.items() if key in metadata}
+    # the file holds 0.7 as a float32; six digits make it the 0.7 it was
+    document = {
+        name: float(f"{metadata[key]:.6g}") if isinstance(metadata[key], float) else metadata[key]
+        for key, name in _GGUF_NAMES.items()
+        if key in metadata
+    }
     if not document:
         return None
     found = _defaults({"top_k": 0, **document, "do_sample": document.get("temperature", 1) > 0}, file.name)

@@ -8,7 +8,7 @@ from edgeport.runtimes.drafts import DRAFT_CHOICES, open_draft
 from edgeport.runtimes.engines import open_session
 from edgeport.runtimes.generation_defaults import read_defaults
 from edgeport.runtimes.model import Model, Parts
-from edgeport.runtimes.prompt_cache import HeldSession
+from edgeport.runtimes.prompt_cache import PIECE_TOKENS, HeldSession
 from edgeport.runtimes.safe_load import check_load
 from edgeport.runtimes.session import SessionOptions
 from edgeport.runtimes.tokenizer import open_tokenizer
@@ -22,7 +22,7 @@ def open_model(
         raise UsageError(f"draft is {draft!r}", hint=f"it can be {' or '.join(DRAFT_CHOICES)}")
     check_load(container, check)
     options = options or SessionOptions()
-    session = HeldSession(open_session(container.format, container.path, options))
+    session = HeldSession(open_session(container.format, container.path, options), _piece_tokens(options))
     try:
         tokenizer = open_tokenizer(container)
         helper = open_draft(container, session, tokenizer, options) if draft == "auto" else None
@@ -31,3 +31,9 @@ def open_model(
     except BaseException:
         session.close()
         raise
+
+
+def _piece_tokens(options: SessionOptions) -> int:
+    """Never less than what the engine was told to compute at once."""
+    asked = options.settings.prompt_chunk_tokens if options.settings is not None else None
+    return max(PIECE_TOKENS, asked or 0)

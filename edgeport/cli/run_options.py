@@ -40,6 +40,9 @@ def add_writing_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ID=BIAS",
         help="added to a token's logit, -inf forbids",
     )
+    sampling.add_argument(
+        "--logprobs", type=int, metavar="N", help="with --json: ln p of each token, and of the N likeliest"
+    )
     sampling.add_argument("--seed", type=int, help="the same seed gives the same text")
     form = parser.add_argument_group("form of the text (docs/constrained.md)").add_mutually_exclusive_group()
     form.add_argument("--json-schema", metavar="FILE", help="JSON that satisfies this schema")
@@ -59,6 +62,8 @@ def generation_options(arguments: argparse.Namespace) -> GenerationOptions:
         max_tokens=arguments.max_tokens,
         sampling=changes,
         stop=tuple(arguments.stop),
+        logprobs=arguments.logprobs is not None,
+        top_logprobs=arguments.logprobs or 0,
         prompt_cache=not arguments.no_cache,
         constraint=_constraint(arguments),
         speculation=arguments.speculation,

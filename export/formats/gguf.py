@@ -19,6 +19,7 @@ from edgeport.export.families.decoder import DecoderSpec
 from edgeport.export.formats.base import WriteOptions
 from edgeport.export.formats.gguf_blocks import Bytes, ggml_type, packed_pieces, stored_bytes
 from edgeport.export.formats.gguf_metadata import add_model, add_provenance, file_type
+from edgeport.export.formats.gguf_sampling import add_sampling
 from edgeport.export.formats.gguf_tensors import ROPE_FACTORS, GgufTensor, architecture, gguf_tensors
 from edgeport.export.formats.gguf_tokenizer import add_tokenizer, read_tokenizer
 from edgeport.export.formats.rope import llama3_divisors
@@ -80,6 +81,7 @@ def write_file(checkpoint: Checkpoint, path: Path, options: WriteOptions) -> Non
     add_model(writer, checkpoint.spec, options.name)
     kind = file_type(checkpoint.spec, checkpoint.records)[0]
     add_provenance(writer, kind, checkpoint.weights_id, checkpoint.records)
+    add_sampling(writer, checkpoint.source_directory)
     add_tokenizer(writer, tokenizer)
     try:
         _write_tensors(writer, checkpoint, options)

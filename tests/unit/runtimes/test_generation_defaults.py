@@ -123,12 +123,33 @@ def test_a_files_own_keys_win(tmp_path: Path) -> None:
 
     target = tmp_path / "keys.gguf"
     writer = GGUFWriter(target, "qwen2")
-    writer.add_float32("general.sampling.temp", 0.25)
+    writer.add_float32("general.sampling.temp", 0.7)
     writer.add_int32("general.sampling.top_k", 7)
     writer.add_float32("general.sampling.penalty_repeat", 1.25)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
     found = read_defaults(Container("gguf", target))
-    assert found.sampling == Sampling(0.25, 7, repetition_penalty=1.25)
+    assert found.sampling == Sampling(0.7, 7, repetition_penalty=1.25)
     assert found.origin == "keys.gguf" and found.max_tokens == PLAIN.max_tokens
+
+
+@pytest.mark.parametrize(
+    "extra", [{}, {"top_k": None, "min_p": 0.05}, {"do_sample": False}], ids=["all", "open", "greedy"]
+)
+def test_what_the_exporter_writes_into_a_gguf_reads_back(extra: dict[str, Any], tmp_path: Path) -> None:
+    """A GGUF file alone says what generation_config.json said."""
+    from gguf import GGUFWriter
+
+    from edgeport.export.formats.gguf_sampling import add_sampling
+
+    (tmp_path / "source").mkdir()
+    expected = defaults_of(tmp_path / "source", {**QWEN, **extra})
+    (tmp_path / "alone").mkdir()
+    writer = GGUFWriter(tmp_path / "alone" / "x.gguf", "qwen2")
+    add_sampling(writer, tmp_path / "source")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    found = read_defaults(Container("gguf", tmp_path / "alone" / "x.gguf"))
+    assert found.sampling == (PLAIN.sampling if extra == {"do_sample": False} else expected.sampling)

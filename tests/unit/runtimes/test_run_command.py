@@ -165,3 +165,12 @@ def test_ctrl_c_stops_the_text_and_not_the_program(
 def test_a_bias_that_is_none(word: str, packed_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, str(packed_dir), "x", "--logit-bias", word)
     assert code == 2 and f"--logit-bias '{word}'" in err
+
+
+def test_log_probabilities_are_in_the_document(packed_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [str(packed_dir / "safetensors"), "x", "--json", "--max-tokens", "3"]
+    document = json.loads(run(capsys, *words, "--logprobs", "2")[1])
+    first = document["top_logprobs"][0]
+    assert len(document["logprobs"]) == 3 and len(first) == 2
+    assert first[0] == [document["tokens"][0], pytest.approx(document["logprobs"][0], abs=1e-6)]
+    assert json.loads(run(capsys, *words)[1])["logprobs"] is None
