@@ -1,11 +1,13 @@
-"""OpenVINO over a stateful IR: the key-value cache lives in the model's variables (ReadValue/Assign).
+"""OpenVINO over the stateful IR that export writes.
+
+Its attention is rewritten to the paged kind when it is opened (edgeport.runtimes.openvino_paged). A graph that cannot be is run as
+it is, with the key-value cache in the model's variables (ReadValue/Assign):
 
     input_ids [1, n], attention_mask [1, total], position_ids [1, n], beam_idx [1] -> logits [1, n, vocab_size]
 
-Rewinding to 0 resets the state; elsewhere each variable is read, cut and written back. By default the CPU plug-in keeps the
-cache as u8 and converts on both ways; the same codes come out, because minimum and maximum of a group are kept (the
-contract test sees bit-equal logits after it). Prompts go through in chunks, because the graph computes every row's logits.
-Spec: https://docs.openvino.ai (Stateful models; CPU device: properties).
+Rewinding to 0 resets that state; elsewhere each variable is read, cut and written back. The CPU plug-in keeps it as u8 and
+converts on both ways; the same codes come out, because minimum and maximum of a group are kept. Prompts go through in chunks,
+because the graph computes every row's logits. Spec: https://docs.openvino.ai (Stateful models; CPU device: properties).
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ import openvino
 from edgeport.errors import ArtifactError, RuntimeFailure, UnsupportedModel
 from edgeport.runtimes.engine_settings import EngineSettings, settings_for
 from edgeport.runtimes.model_config import read_context_length
-from edgeport.runtimes.session import Logits, SessionOptions
+from edgeport.runtimes.openvino_paged import PagedSession, paged
+from edgeport.runtimes.session import Logits, Session, SessionOptions
 from edgeport.runtimes.threads import first_count
 from edgeport.runtimes.window import Window, choose_context_length
 
@@ -41,7 +44,7 @@ EXACT_PROPERTIES = {
 }
 
 
-def open_session(path: Path, options: SessionOptions) -> OpenVinoSession:
+def open_session(path: Path, options: SessionOptions) -> Session:
     """`path` is the folder with openvino_model.xml and .bin, or the .xml. Raises ArtifactError, RuntimeFailure."""
     file = path / MODEL_NAME if path.is_dir() else path
     if not file.is_file():
@@ -56,10 +59,23 @@ def open_session(path: Path, options: SessionOptions) -> OpenVinoSession:
         **(EXACT_PROPERTIES if options.exact else {}),
     }
     try:
-        compiled = openvino.Core().compile_model(str(file), "CPU", properties)
-        return OpenVinoSession(compiled, read_context_length(file.parent), options, settings)
+        return _open(file, properties, options, settings)
     except RuntimeError as error:
         raise RuntimeFailure(f"OpenVINO cannot open {file}: {first_cause(error)}") from error
+
+
+def _open(
+    file: Path, properties: dict[str, str], options: SessionOptions, settings: EngineSettings
+) -> Session:
+    core, model_length = openvino.Core(), read_context_length(file.parent)
+    try:
+        model = paged(core.read_model(str(file)))
+    except UnsupportedModel:
+        compiled = core.compile_model(str(file), "CPU", properties)
+        return OpenVinoSession(compiled, model_length, options, settings)
+    length = choose_context_length(options.context_length, model_length)
+    compiled = core.compile_model(model, "CPU", {"KV_CACHE_PRECISION": "f16"} | properties)
+    return PagedSession(compiled, length, settings.prompt_chunk_tokens or _CHUNK_TOKENS)
 
 
 class OpenVinoSession:
