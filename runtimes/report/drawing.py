@@ -70,11 +70,13 @@ def series_class(kind: str, series: int) -> str:
     return f"{kind} series-{series % len(DASHES)}"
 
 
-def draw_legend(names: Sequence[str], y: float, *, markers: bool = False) -> tuple[list[Markup], float]:
-    """A sample and a name for each series, in as many rows as they need; with the height of those rows."""
+def draw_legend(
+    entries: Sequence[tuple[str, int]], y: float, *, markers: bool = False
+) -> tuple[list[Markup], float]:
+    """A sample and a name for each (name, series), in as many rows as they need; with the height of those rows."""
     parts: list[Markup] = []
     x, row = 4.0, 0
-    for series, name in enumerate(names):
+    for name, series in entries:
         width = 34 + CHARACTER * len(name)
         if x > 4 and x + width > WIDTH:
             x, row = 4.0, row + 1

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from edgeport.manifest import Manifest
 from edgeport.runtimes.bench.compare import differences
-from edgeport.runtimes.report.markup import Markup, element
+from edgeport.runtimes.report.markup import Markup, element, join
 from edgeport.runtimes.report.plots import Bar, Point, bars, scatter
-from edgeport.runtimes.report.rows import COLUMNS, NOT_MEASURED, ContainerRow, container_rows, number
+from edgeport.runtimes.report.rows import COLUMNS, ContainerRow, container_rows, number
 from edgeport.runtimes.report.stages import STAGE_COLUMNS, stage_cells
-from edgeport.runtimes.report.tables import table
+from edgeport.runtimes.report.tables import not_measured, table
 
 CAPTION = (
     "Ratio: source over container. Perplexity, top-1 (same most likely token) and KL (mean divergence) against the "
@@ -34,15 +34,17 @@ def stages_section(manifest: Manifest) -> Markup | None:
 
 def plots_section(manifest: Manifest) -> Markup:
     rows = container_rows(manifest)
-    plots = (
-        _size_quality_plot(manifest, rows),
-        _speed_quality_plot(manifest, rows),
-        _speed_plot(manifest, rows),
-    )
-    return element("div", *plots, attributes={"class": "plots"})
+    plots = {
+        "Size against quality": _size_quality_plot(manifest, rows),
+        "Speed against quality": _speed_quality_plot(manifest, rows),
+        "Speed by format": _speed_plot(manifest, rows),
+    }
+    drawn = [plot for plot in plots.values() if plot is not None]
+    parts = [element("div", *drawn, attributes={"class": "plots"})] if drawn else []
+    return join([*parts, *(not_measured(name) for name, plot in plots.items() if plot is None)], "\n")
 
 
-def _size_quality_plot(manifest: Manifest, rows: Sequence[ContainerRow]) -> Markup:
+def _size_quality_plot(manifest: Manifest, rows: Sequence[ContainerRow]) -> Markup | None:
     points = [
         Point(row.format, row.size_bytes / 2**20, row.perplexity, error=row.perplexity_error or 0.0)
         for row in rows
@@ -50,7 +52,7 @@ def _size_quality_plot(manifest: Manifest, rows: Sequence[ContainerRow]) -> Mark
     ]
     bases = [row.base_perplexity for row in rows if row.base_perplexity is not None]
     if not points:
-        return _empty_plot(f"Size against quality: {NOT_MEASURED}.")
+        return None
     if bases and manifest.source.size_bytes:
         points.append(Point("source", manifest.source.size_bytes / 2**20, bases[0], reference=True))
     picture = scatter(
@@ -64,14 +66,14 @@ def _size_quality_plot(manifest: Manifest, rows: Sequence[ContainerRow]) -> Mark
     )
 
 
-def _speed_quality_plot(manifest: Manifest, rows: Sequence[ContainerRow]) -> Markup:
+def _speed_quality_plot(manifest: Manifest, rows: Sequence[ContainerRow]) -> Markup | None:
     points = [
         Point(row.format, row.decode_tokens_per_s, row.perplexity, error=row.perplexity_error or 0.0)
         for row in rows
         if row.perplexity is not None and row.decode_tokens_per_s is not None
     ]
     if not points:
-        return _empty_plot(f"Speed against quality: {NOT_MEASURED}.")
+        return None
     picture = scatter(
         points,
         title="Speed against perplexity",
@@ -83,7 +85,7 @@ def _speed_quality_plot(manifest: Manifest, rows: Sequence[ContainerRow]) -> Mar
     )
 
 
-def _speed_plot(manifest: Manifest, rows: Sequence[ContainerRow]) -> Markup:
+def _speed_plot(manifest: Manifest, rows: Sequence[ContainerRow]) -> Markup | None:
     charts = []
     for title, test in (("Writing", "decode"), ("Reading the prompt", "prefill")):
         items = []
@@ -95,7 +97,7 @@ def _speed_plot(manifest: Manifest, rows: Sequence[ContainerRow]) -> Markup:
         if items:
             charts.append(bars(items, title=title, unit="tokens/s"))
     if not charts:
-        return _empty_plot(f"Speed by format: {NOT_MEASURED}.")
+        return None
     caption = f"Higher is better; lines are one standard deviation.{_unlike(manifest, rows)}"
     return element("figure", *charts, element("figcaption", caption))
 
@@ -105,7 +107,3 @@ def _unlike(manifest: Manifest, rows: Sequence[ContainerRow]) -> str:
     records = {row.format: manifest.speed[row.format] for row in rows if row.format in manifest.speed}
     found = differences(records)
     return f" Not comparable with each other: {'; '.join(found)}." if found else ""
-
-
-def _empty_plot(text: str) -> Markup:
-    return element("figure", element("figcaption", text))

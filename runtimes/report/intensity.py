@@ -55,8 +55,9 @@ class WorkPoint:
 
 def roofline_section(manifest: Manifest) -> Markup:
     shape = shape_of(manifest.model)
-    decoding = {name: point for name in manifest.speed if (point := decode_point(manifest, shape, name))}
-    reading = {name: point for name in manifest.speed if (point := prompt_point(manifest, shape, name))}
+    names = [entry.format for entry in manifest.containers]
+    decoding = {name: point for name in names if (point := decode_point(manifest, shape, name))}
+    reading = {name: point for name in names if (point := prompt_point(manifest, shape, name))}
     rows = [
         _row(entry.format, manifest.speed[entry.format], decoding.get(entry.format))
         for entry in manifest.containers
@@ -68,7 +69,9 @@ def roofline_section(manifest: Manifest) -> Markup:
     if decoding:
         measured = (number(manifest.speed[name], "roofline.bandwidth_bytes_per_s") for name in decoding)
         plot = roofline_plot(
-            list(decoding.values()), list(reading.values()), sorted({value for value in measured if value})
+            [(point, names.index(name)) for name, point in decoding.items()],
+            [(point, names.index(name)) for name, point in reading.items() if name in decoding],
+            sorted({value for value in measured if value}),
         )
         picture = element("figure", plot, element("figcaption", PICTURE_CAPTION))
         parts.insert(0, element("div", picture, attributes={"class": "plots"}))
@@ -77,7 +80,7 @@ def roofline_section(manifest: Manifest) -> Markup:
 
 def decode_point(manifest: Manifest, shape: ModelShape, name: str) -> WorkPoint | None:
     """None where the rate or the bytes per token are not known."""
-    record = manifest.speed[name]
+    record = manifest.speed.get(name)
     weights, cache = (number(record, f"roofline.{part}_bytes_per_token") for part in ("weight", "kv"))
     rate = number(record, "decode.tokens_per_s")
     if not weights or cache is None or not rate:
@@ -89,7 +92,7 @@ def decode_point(manifest: Manifest, shape: ModelShape, name: str) -> WorkPoint 
 
 def prompt_point(manifest: Manifest, shape: ModelShape, name: str) -> WorkPoint | None:
     """Reading a prompt: every piece the engine cuts it into reads the weights once."""
-    record = manifest.speed[name]
+    record = manifest.speed.get(name)
     weights, rate = number(record, "roofline.weight_bytes_per_token"), number(record, "prefill.tokens_per_s")
     tokens, depth = int(number(record, "n_prompt") or 0), int(number(record, "n_depth") or 0)
     engine = ENGINE_OF_FORMAT.get(base_format(name))
@@ -103,17 +106,24 @@ def prompt_point(manifest: Manifest, shape: ModelShape, name: str) -> WorkPoint 
 
 
 def roofline_plot(
-    decoding: Sequence[WorkPoint], reading: Sequence[WorkPoint], bandwidths: Sequence[float]
+    decoding: Sequence[tuple[WorkPoint, int]],
+    reading: Sequence[tuple[WorkPoint, int]],
+    bandwidths: Sequence[float],
 ) -> Markup:
-    """Operations per second against operations per byte, both logarithmic, under a slope for each bandwidth (bytes per s)."""
-    names = [point.label for point in decoding]
+    """Operations per second against operations per byte, both logarithmic, under a slope for each bandwidth (bytes per s).
+
+    The number beside a point is its series; a format has the same one in both.
+    """
     left, right, bottom = 50.0, 14.0, 42.0
-    legend, legend_height = draw_legend(names, 26, markers=True)
+    legend, legend_height = draw_legend(
+        [(point.label, series) for point, series in decoding], 26, markers=True
+    )
     top = 30 + legend_height
     height = top + 200 + bottom
-    points = [*decoding, *(point for point in reading if point.label in names)]
-    x_values = decades([point.operations_per_byte for point in points])
-    y_values = decades([point.operations_per_s / 1e9 for point in points])
+    points = [*decoding, *reading]
+    x_values = decades([point.operations_per_byte for point, _ in points])
+    limits = [point.operations_per_byte * bandwidth for point, _ in decoding for bandwidth in bandwidths]
+    y_values = decades([value / 1e9 for value in (*(point.operations_per_s for point, _ in points), *limits)])
     x_axis = LogAxis(x_values[0], x_values[-1], left, WIDTH - right)
     y_axis = LogAxis(y_values[0], y_values[-1], height - bottom, top)
     parts = [draw_text(4, 12, "Gop/s"), *legend]
@@ -126,9 +136,9 @@ def roofline_plot(
     )
     for bandwidth in bandwidths:
         parts += _slope(bandwidth / 1e9, x_axis, y_axis)
-    for point in points:
+    for point, series in points:
         x, y = x_axis.at(point.operations_per_byte), y_axis.at(point.operations_per_s / 1e9)
-        marker = draw_marker(x, y, names.index(point.label), hollow=point.test == "prompt")
+        marker = draw_marker(x, y, series, hollow=point.test == "prompt")
         told = (
             f"{point.label}, {point.test}: {point.operations_per_s / 1e9:.3g} Gop/s, "
             f"{point.operations_per_byte:.3g} operations per byte"

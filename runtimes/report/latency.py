@@ -45,9 +45,13 @@ CAPTION = (
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """percentiles_ms: 101 values, of 0, 1, ... 100 %, each more than 0 and none less than the one before."""
+    """percentiles_ms: 101 values, of 0, 1, ... 100 %, each more than 0 and none less than the one before.
+
+    series: the container's place in the manifest, so that a format looks the same in every drawing.
+    """
 
     label: str
+    series: int
     percentiles_ms: tuple[float, ...]
 
 
@@ -65,17 +69,17 @@ def latency_section(manifest: Manifest) -> Markup:
 def distributions(manifest: Manifest) -> list[Distribution]:
     """Of the containers whose record holds one."""
     found = []
-    for entry in manifest.containers:
+    for series, entry in enumerate(manifest.containers):
         values = _percentiles(manifest.speed.get(entry.format))
         if values:
-            found.append(Distribution(entry.format, values))
+            found.append(Distribution(entry.format, series, values))
     return found
 
 
 def cumulative(items: Sequence[Distribution]) -> Markup:
     """Time on a logarithmic axis against the share of tokens that took no longer."""
     left, right, bottom = 50.0, 14.0, 42.0
-    legend, legend_height = draw_legend([item.label for item in items], 26)
+    legend, legend_height = draw_legend([(item.label, item.series) for item in items], 26)
     top = 30 + legend_height
     height = top + 170 + bottom
     x_values = log_ticks([value for item in items for value in item.percentiles_ms])
@@ -85,14 +89,14 @@ def cumulative(items: Sequence[Distribution]) -> Markup:
     parts += draw_y_ticks(y_axis, SHARES, left, WIDTH - right)
     parts += draw_x_ticks(x_axis, x_values, height - bottom, [f"{value:g}" for value in x_values])
     parts.append(draw_text((left + WIDTH - right) / 2, height - 8, "time of a token (ms)", anchor="middle"))
-    for series, item in enumerate(items):
+    for item in items:
         places = [(x_axis.at(value), y_axis.at(percent)) for percent, value in enumerate(item.percentiles_ms)]
-        parts.append(draw_path(places, series))
+        parts.append(draw_path(places, item.series))
         parts += [
             element(
                 "g",
                 element("title", f"{item.label}: {percent} % within {item.percentiles_ms[percent]:.3g} ms"),
-                draw_marker(*places[percent], series),
+                draw_marker(*places[percent], item.series),
             )
             for percent in MARKED_PERCENTILES
         ]

@@ -5,6 +5,7 @@ Each sentence states numbers that stand in the manifest. Nothing is called good 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -164,7 +165,7 @@ def _speed(manifest: Manifest, rows: tuple[ContainerRow, ...]) -> list[Finding]:
         name for name in records if dig(records[name], "decode.noisy") or dig(records[name], "prefill.noisy")
     ]
     if noisy:
-        text = f"The machine was busy while {_list(noisy)} was measured: repetitions differ by more than 5 %."
+        text = f"The machine was busy while measuring {_list(noisy)}: repetitions differ by more than 5 %."
         found.append(Finding("warning", text))
     return found
 
@@ -174,9 +175,14 @@ def _predicted(manifest: Manifest) -> list[Finding]:
     found = compared(manifest)
     if not found:
         return []
-    outside = [f"{item.label} {item.figure} {item.error:+.0%}" for item in found if not item.inside]
+    outside = [item for item in found if not item.inside]
     if outside:
-        return [Finding("warning", f"Not where it was predicted: {', '.join(outside)}.")]
+        farthest = max(outside, key=lambda item: abs(math.log(item.measured / item.predicted)))
+        text = (
+            f"{len(outside)} of {len(found)} predicted figures lie outside their interval; the farthest: "
+            f"{farthest.label} {farthest.figure}, {farthest.error:+.0%}."
+        )
+        return [Finding("warning", text)]
     return [Finding("good", f"All {len(found)} predicted figures were met: each lies in its interval.")]
 
 
