@@ -17,8 +17,10 @@ import numpy.typing as npt
 from edgeport.errors import EdgeportError, MissingExtra, RuntimeFailure, UsageError
 from edgeport.lazy import load
 from edgeport.manifest import base_format
+from edgeport.runtimes.engine_settings import DEFAULT_SETTINGS
 from edgeport.runtimes.engines import ENGINES, unavailable_because
 from edgeport.runtimes.session import SessionOptions
+from edgeport.runtimes.threads import first_count
 
 HiddenStates = npt.NDArray[np.float32]
 
@@ -78,6 +80,12 @@ def open_encoder(format_name: str, path: Path, options: SessionOptions) -> Encod
         "Callable[[Path, SessionOptions], Encoder]", load(ENCODERS[kind], extra=ENGINES[kind].extra)
     )
     return opener(Path(path), options)
+
+
+def encoder_threads(options: SessionOptions) -> int:
+    """A run of an encoder is like a prompt: many tokens at once. Other engine settings are about decoding or its cache."""
+    settings = options.settings or DEFAULT_SETTINGS
+    return first_count(options.threads, settings.prompt_threads, settings.threads)
 
 
 class SequenceLimits:

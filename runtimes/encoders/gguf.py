@@ -17,10 +17,9 @@ import numpy as np
 
 from edgeport.errors import RuntimeFailure
 from edgeport.runtimes import llama_library
-from edgeport.runtimes.encoder import HiddenStates, SequenceLimits
+from edgeport.runtimes.encoder import HiddenStates, SequenceLimits, encoder_threads
 from edgeport.runtimes.gguf import write_float32
 from edgeport.runtimes.session import SessionOptions
-from edgeport.runtimes.threads import thread_count
 from edgeport.runtimes.window import choose_context_length
 
 _SEQUENCES = 16
@@ -139,7 +138,7 @@ def _new_context(model: Any, length: int, batch_tokens: int, options: SessionOpt
     parameters.kv_unified = True  # the cells are shared: one long sequence or several short ones
     parameters.embeddings = True
     parameters.pooling_type = native.LLAMA_POOLING_TYPE_NONE
-    parameters.n_threads = parameters.n_threads_batch = thread_count(options.threads)
+    parameters.n_threads = parameters.n_threads_batch = encoder_threads(options)
     parameters.no_perf = True
     if options.exact:
         parameters.type_k = parameters.type_v = _TYPE_F32

@@ -14,13 +14,12 @@ import numpy as np
 import onnxruntime
 
 from edgeport.errors import ArtifactError, RuntimeFailure
-from edgeport.runtimes.encoder import HiddenStates, SequenceLimits
+from edgeport.runtimes.encoder import HiddenStates, SequenceLimits, encoder_threads
 from edgeport.runtimes.encoders.batches import BATCH_TOKENS, Tokens, encode_padded
 from edgeport.runtimes.model_config import read_json
 from edgeport.runtimes.onnx import describe_cache, engine_errors, with_float32_activations
 from edgeport.runtimes.onnx_graph import end_at_hidden_states
 from edgeport.runtimes.session import SessionOptions
-from edgeport.runtimes.threads import thread_count
 from edgeport.runtimes.window import choose_context_length
 
 
@@ -36,7 +35,7 @@ def open_encoder(path: Path, options: SessionOptions) -> OnnxEncoder:
     model, name = end_at_hidden_states(file.read_bytes())
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
-    settings.intra_op_num_threads = thread_count(options.threads)
+    settings.intra_op_num_threads = encoder_threads(options)
     settings.inter_op_num_threads = 1
     settings.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", str(folder.absolute())

@@ -14,12 +14,11 @@ import numpy as np
 
 import openvino
 from edgeport.errors import ArtifactError, RuntimeFailure, UnsupportedModel
-from edgeport.runtimes.encoder import HiddenStates, SequenceLimits
+from edgeport.runtimes.encoder import HiddenStates, SequenceLimits, encoder_threads
 from edgeport.runtimes.encoders.batches import BATCH_TOKENS, Tokens, encode_padded
 from edgeport.runtimes.model_config import read_context_length
 from edgeport.runtimes.openvino import EXACT_PROPERTIES, MODEL_NAME, first_cause
 from edgeport.runtimes.session import SessionOptions
-from edgeport.runtimes.threads import thread_count
 from edgeport.runtimes.window import choose_context_length
 
 _LOGITS = "logits"
@@ -36,7 +35,7 @@ def open_encoder(path: Path, options: SessionOptions) -> OpenVinoEncoder:
         )
     properties = {
         "PERFORMANCE_HINT": "LATENCY",  # one request at a time, on all its threads
-        "INFERENCE_NUM_THREADS": str(thread_count(options.threads)),
+        "INFERENCE_NUM_THREADS": str(encoder_threads(options)),
         **(EXACT_PROPERTIES if options.exact else {}),
     }
     try:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from edgeport.errors import EdgeportError, RuntimeFailure, UnsupportedModel, UsageError
-from edgeport.runtimes.encoder import ENCODERS, Encoder, open_encoder
+from edgeport.runtimes.encoder import ENCODERS, Encoder, encoder_threads, open_encoder
+from edgeport.runtimes.engine_settings import EngineSettings
 from edgeport.runtimes.engines import ENGINES, open_session, unavailable_because
 from edgeport.runtimes.safetensors_reader import SafetensorsReader
 from edgeport.runtimes.session import SessionOptions
@@ -148,6 +149,13 @@ def test_shipped_arithmetic_stays_near(containers: Path, engine: str, expected: 
         cosine = float(states[-1] @ wanted[-1] / np.linalg.norm(states[-1]) / np.linalg.norm(wanted[-1]))
         assert cosine > 0.99
     encoder.close()
+
+
+def test_threads_are_those_for_prompts() -> None:
+    tuned = EngineSettings(threads=3, prompt_threads=2)
+    assert encoder_threads(SessionOptions(settings=tuned)) == 2
+    assert encoder_threads(SessionOptions(settings=EngineSettings(threads=3))) == 3
+    assert encoder_threads(SessionOptions(threads=1, settings=tuned)) == 1
 
 
 def test_an_encoder_leaves_an_open_session_alone(encoder: Encoder, containers: Path, engine: str) -> None:
