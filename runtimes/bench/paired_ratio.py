@@ -17,7 +17,8 @@ from edgeport.errors import UsageError
 from edgeport.runtimes.bench.statistics import mean, percentiles, standard_deviation
 
 Verdict = Literal["faster", "slower", "no difference seen"]
-FEWEST_BLOCKS = 4
+FEWEST_BLOCKS = 6
+"""Fewer are resampled into almost equal blocks too often, and the interval has no end."""
 BOOTSTRAPS = 1000
 NEARLY_NOTHING = 1e-12
 """A standard error below this is that of equal blocks; no interval can be scaled by it."""
@@ -47,7 +48,7 @@ class PairedRatio:
 
 
 def paired_ratio(blocks: Sequence[Block]) -> PairedRatio:
-    """Raises UsageError for fewer than four blocks."""
+    """Raises UsageError for fewer than six blocks."""
     if len(blocks) < FEWEST_BLOCKS:
         raise UsageError(
             f"{len(blocks)} blocks say nothing of how much they vary",

@@ -68,10 +68,10 @@ def test_a_side_that_always_came_second_would_have_lost() -> None:
 
 
 def test_equal_times_and_too_few_blocks() -> None:
-    exact = paired_ratio([Block((10, 10), (12, 12))] * 5)
+    exact = paired_ratio([Block((10, 10), (12, 12))] * 6)
     assert (exact.ratio, exact.low, exact.high) == pytest.approx((1.2, 1.2, 1.2))
-    with pytest.raises(UsageError, match="3 blocks say nothing"):
-        paired_ratio(blocks(0, count=3))
+    with pytest.raises(UsageError, match="5 blocks say nothing"):
+        paired_ratio(blocks(0, count=5))
 
 
 def test_a_side_is_a_folder_a_format_or_settings(packed_dir: Path) -> None:
@@ -109,10 +109,10 @@ def test_a_side_nobody_understands_is_refused(packed_dir: Path, text: str, said:
 
 def test_two_engines_take_turns(packed_dir: Path) -> None:
     a, b = (parse_side(name, packed_dir, threads=1) for name in ("gguf", "gguf,memory_map=off"))
-    found = compare_sides(a, b, Workload(n_prompt=16, n_gen=8), blocks=4)
+    found = compare_sides(a, b, Workload(n_prompt=16, n_gen=8), blocks=6)
     assert [item.test for item in found.tests] == ["pp16", "tg8"]
     for item in found.tests:
-        assert len(item.a_samples_ns) == len(item.b_samples_ns) == 8
+        assert len(item.a_samples_ns) == len(item.b_samples_ns) == 12
         assert item.found.low <= item.found.ratio <= item.found.high
         assert 0.2 < item.found.ratio < 5
         assert item.found.ratio == pytest.approx(item.a_tokens_per_s / item.b_tokens_per_s, rel=1.0)
