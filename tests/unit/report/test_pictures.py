@@ -159,6 +159,9 @@ def test_the_roofline_is_operations_over_bytes(full_manifest: Manifest) -> None:
     assert prompt is not None
     # all 512 tokens share one reading of the weights; llama.cpp computes the head for the last one only
     assert 300 < prompt.operations_per_byte / point.operations_per_byte < 512
+    head = 151_936 * 896
+    per_token = 2 * (494_032_768 - head) + 2 * head / 512 + 24 * 4 * 14 * 64 * 513 / 2
+    assert prompt.operations_per_s == pytest.approx(per_token * 200.0, rel=1e-3)
     assert "24" in roofline_section(full_manifest)
     assert "74%" in roofline_section(full_manifest)  # 40 * bytes_read / 17.1e9
 
