@@ -37,6 +37,13 @@ class Container:
     def folder(self) -> Path:
         return self.path if self.path.is_dir() else self.path.parent
 
+    def find(self, name: str) -> Path | None:
+        """A small file of the model: the container's own, or the same one beside another container of its artifact."""
+        folders = [self.folder]
+        if self.manifest is not None:
+            folders += [self.folder.parent / entry.format for entry in self.manifest.containers]
+        return next((file for folder in folders if (file := folder / name).is_file()), None)
+
     def speed(self) -> Mapping[str, Any]:
         """What the bench measured for this container on the machine that made it; empty when nothing was."""
         found = self.manifest.speed.get(self.format, {}) if self.manifest else {}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 from edgeport.devices.gguf_header import read_gguf_header
@@ -95,16 +94,8 @@ def read_defaults(container: Container) -> GenerationDefaults:
     """
     if base_format(container.format) == "gguf" and (found := _from_gguf(container)) is not None:
         return found
-    file = find_generation_config(container)
+    file = container.find(FILE_NAME)
     return PLAIN if file is None else _defaults(read_json(file), str(file.name))
-
-
-def find_generation_config(container: Container) -> Path | None:
-    """The container's generation_config.json, or the one of another container of the same artifact."""
-    folders = [container.folder]
-    if container.manifest is not None:
-        folders += [container.folder.parent / entry.format for entry in container.manifest.containers]
-    return next((file for folder in folders if (file := folder / FILE_NAME).is_file()), None)
 
 
 def _from_gguf(container: Container) -> GenerationDefaults | None:
@@ -120,7 +111,7 @@ def _from_gguf(container: Container) -> GenerationDefaults | None:
     if not document:
         return None
     found = _defaults({"top_k": 0, **document, "do_sample": document.get("temperature", 1) > 0}, file.name)
-    beside = find_generation_config(container)
+    beside = container.find(FILE_NAME)
     return found if beside is None else replace(found, max_tokens=_max_tokens(read_json(beside), beside.name))
 
 

@@ -15,9 +15,13 @@ from edgeport.runtimes.tokenizer import Message, render_chat
 
 
 class LlamaVocabulary:
-    """Loads the vocabulary without the weights, and lives on its own: no session has to stay open for it."""
+    """Loads the vocabulary without the weights, and lives on its own: no session has to stay open for it.
 
-    def __init__(self, path: Path) -> None:
+    stop_ids: tokens that end a text beside those llama.cpp knows of.
+    """
+
+    def __init__(self, path: Path, stop_ids: Sequence[int] = ()) -> None:
+        self._stop_ids = frozenset(stop_ids)
         file = llama_library.find_file(path)
         self._model = llama_library.load_model(file, vocabulary_only=True)
         self._free = weakref.finalize(self, native.llama_model_free, self._model)
@@ -44,7 +48,7 @@ class LlamaVocabulary:
         return text.removeprefix(" ") if self._has_space_prefix else text
 
     def is_stop(self, token: int) -> bool:
-        return bool(native.llama_vocab_is_eog(self._vocabulary, token))
+        return token in self._stop_ids or bool(native.llama_vocab_is_eog(self._vocabulary, token))
 
     def chat_prompt(self, messages: Sequence[Message]) -> str:
         special = {

@@ -42,11 +42,15 @@ class Tokenizer(Protocol):
 
 
 def open_tokenizer(container: Container) -> Tokenizer:
-    """The container's own: a GGUF file carries its vocabulary, the others lie beside tokenizer.json."""
+    """The container's own: a GGUF file carries its vocabulary, the others lie beside tokenizer.json.
+
+    What generation_config.json names as the end of a text ends it in every container of the artifact.
+    """
     if base_format(container.format) == "gguf":
         from edgeport.runtimes.llama_vocabulary import LlamaVocabulary
 
-        return LlamaVocabulary(container.path)
+        settings = container.find("generation_config.json")
+        return LlamaVocabulary(container.path, read_stop_ids(settings.parent) if settings else ())
     return FileTokenizer(container.folder)
 
 

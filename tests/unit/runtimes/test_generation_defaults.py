@@ -102,7 +102,9 @@ def artifact(packed_dir: Path, tmp_path: Path) -> Path:
     write_manifest(
         Manifest("tiny", "now", SourceFacts("s", "f", 1, "bf16"), {}, "edge", facts, "id", entries), tmp_path
     )
-    (tmp_path / "onnx" / "generation_config.json").write_text(json.dumps({**QWEN, "temperature": 1.5}))
+    (tmp_path / "onnx" / "generation_config.json").write_text(
+        json.dumps({**QWEN, "temperature": 1.5, "eos_token_id": [2, 300]})
+    )
     return tmp_path
 
 
@@ -116,6 +118,14 @@ def test_a_call_that_sets_nothing_gets_them(artifact: Path, runtime: str) -> Non
         exact = GenerationOptions(max_tokens=7, sampling=Sampling(), ignore_stop_tokens=True)
         assert len({model.generate("def area(", exact).tokens for _ in range(3)}) == 1
         assert len(model.generate("def area(", exact).tokens) == 7
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "gguf"])
+def test_its_stop_tokens_end_a_text_in_every_container(artifact: Path, runtime: str) -> None:
+    options = GenerationOptions(max_tokens=9, sampling=Sampling(logit_bias={300: 1e4}))
+    with load(artifact, runtime=runtime, check="never") as model:
+        done = model.generate("def area(", options)
+    assert done.tokens == (300,) and done.finish_reason == "stop"
 
 
 def test_a_files_own_keys_win(tmp_path: Path) -> None:
