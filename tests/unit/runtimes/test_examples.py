@@ -38,6 +38,23 @@ def test_terminal_chat(
     assert out.startswith("reference: ") and out.count("> ") == 3 and len(out) > 60
 
 
+def test_terminal_chat_goes_on_after_ctrl_c(
+    packed_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, feed = [], ReferenceSession.feed
+
+    def interrupted(session: ReferenceSession, *arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return feed(session, *arguments, **options)
+
+    monkeypatch.setattr(ReferenceSession, "feed", interrupted)
+    monkeypatch.setattr("sys.stdin", io.StringIO("hi\nand now?\n\n"))
+    example("terminal_chat").main(str(packed_dir / "safetensors"))
+    assert capsys.readouterr().out.count("> ") == 3 and len(calls) > 5
+
+
 def test_embeddings_search(packed_dir: Path, tmp_path: Path) -> None:
     search = example("embeddings_search")
     text = "def area(self) -> float:\n    return 1\n\n\nThe quick brown fox\n\nimport os\n"

@@ -67,6 +67,15 @@ print([name for name in {HEAVY} if name in sys.modules], spent)
     assert min(times) < 0.1
 
 
+def test_every_public_name_is_there() -> None:
+    import edgeport.runtimes as package
+
+    assert all(getattr(package, name) is not None for name in package.__all__)
+    wrong = "Modell"
+    with pytest.raises(AttributeError, match="no attribute 'Modell'"):
+        getattr(package, wrong)
+
+
 def test_load_finds_sub_folders_and_runs_every_engine(packed_dir: Path) -> None:
     texts = {}
     for name in engines.ENGINES:
