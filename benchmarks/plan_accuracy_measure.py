@@ -14,9 +14,9 @@ from edgeport.manifest import Manifest, from_json, read_manifest, to_json
 from edgeport.progress import Progress
 from edgeport.runtimes.bench.child import SpeedSamples
 from edgeport.runtimes.bench.environment import package_version
+from edgeport.runtimes.bench.machine import DISTRIBUTIONS
 from edgeport.runtimes.bench.measure import Workload
 from edgeport.runtimes.bench.memory import MemoryUse
-from edgeport.runtimes.bench.machine import DISTRIBUTIONS
 from edgeport.runtimes.bench.speed import rate
 from edgeport.runtimes.engines import ENGINES
 from edgeport.runtimes.isolation import run_isolated

@@ -49,16 +49,21 @@ class PairedRatio:
 
 def paired_ratio(blocks: Sequence[Block]) -> PairedRatio:
     """Raises UsageError for fewer than six blocks."""
-    if len(blocks) < FEWEST_BLOCKS:
-        raise UsageError(
-            f"{len(blocks)} blocks say nothing of how much they vary",
-            hint=f"compare {FEWEST_BLOCKS} or more, with -r",
-        )
+    require_blocks(len(blocks))
     logs = [block.log_ratio for block in blocks]
     center = mean(logs)
     low, high = _interval(logs, center)
     verdict: Verdict = "faster" if low > 0 else "slower" if high < 0 else "no difference seen"
     return PairedRatio(math.exp(center), math.exp(low), math.exp(high), verdict)
+
+
+def require_blocks(count: int) -> None:
+    """Raises UsageError for fewer than six."""
+    if count < FEWEST_BLOCKS:
+        raise UsageError(
+            f"{count} blocks say nothing of how much they vary",
+            hint=f"compare {FEWEST_BLOCKS} or more, with -r",
+        )
 
 
 def _interval(logs: Sequence[float], center: float) -> tuple[float, float]:

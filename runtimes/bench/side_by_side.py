@@ -22,7 +22,7 @@ from edgeport.runtimes.bench.environment import Environment, capture
 from edgeport.runtimes.bench.live_child import LiveChild
 from edgeport.runtimes.bench.machine import engine_distribution, engine_version
 from edgeport.runtimes.bench.measure import NANOSECONDS, Workload, label, random_tokens
-from edgeport.runtimes.bench.paired_ratio import Block, PairedRatio, paired_ratio
+from edgeport.runtimes.bench.paired_ratio import Block, PairedRatio, paired_ratio, require_blocks
 from edgeport.runtimes.bench.side import Side
 from edgeport.runtimes.bench.statistics import NOISY_VARIATION, coefficient_of_variation, median
 from edgeport.runtimes.engines import ENGINES, open_session
@@ -74,6 +74,7 @@ def compare_sides(
     a: Side, b: Side, workload: Workload, *, blocks: int = BLOCKS, progress: Progress = NO_PROGRESS
 ) -> Comparison:
     """workload.repetitions is not used: each of the `blocks` has two of each side. Raises RuntimeFailure when a side fails."""
+    require_blocks(blocks)
     for side in (a, b):
         need, room = workload.context_length, side.context_length or side.largest_context
         if need > min(room, side.largest_context):

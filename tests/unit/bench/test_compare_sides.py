@@ -131,3 +131,9 @@ def test_a_side_that_does_not_open_is_an_error(packed_dir: Path, tmp_path: Path)
         assert child.is_finished
     with pytest.raises(UsageError, match="do not fit the context of 32"):
         compare_sides(a, parse_side("gguf,context_length=32", packed_dir), Workload(n_prompt=64, n_gen=8))
+
+
+def test_too_few_blocks_are_refused_before_anything_is_opened(packed_dir: Path) -> None:
+    a = parse_side("gguf", packed_dir, threads=1)
+    with pytest.raises(UsageError, match="5 blocks"):
+        compare_sides(a, a, Workload(n_prompt=8, n_gen=2), blocks=5)

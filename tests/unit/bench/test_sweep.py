@@ -149,7 +149,7 @@ def test_compare_prints_a_ratio_and_ends_with_0(artifact: Path, capsys: pytest.C
         "-n",
         "4",
         "-r",
-        "4",
+        "6",
     ]
     assert main([*words, "-t", "1", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
