@@ -15,7 +15,7 @@ from edgeport.runtimes.report.markup import Markup, element, join
 WIDTH = 360
 CHARACTER = 6.2
 """Width of a character at 11 units: enough to place labels."""
-LABEL_HEIGHT, LABEL_GAP = 14, 18
+LABEL_HEIGHT, LABEL_GAP, LABEL_TOP = 14, 18, 8
 DASHES = (None, "7 3", "2 3", "9 3 2 3", "1 4")
 """Of the series, in order; the sixth looks like the first again."""
 
@@ -123,9 +123,10 @@ def draw_labels(
         start = leftmost - LABEL_GAP if on_left else rightmost + LABEL_GAP
         group.sort(key=lambda item: item[1][1])
         middle = sum(y for _, (_, y) in group) / len(group)
-        first = min(middle - LABEL_HEIGHT * (len(group) - 1) / 2, bottom - LABEL_HEIGHT * len(group))
+        step = min(LABEL_HEIGHT, (bottom - LABEL_TOP) / len(group))
+        first = max(LABEL_TOP, min(middle - step * (len(group) - 1) / 2, bottom - step * len(group)))
         for index, (name, (x, y)) in enumerate(group):
-            label_y = first + index * LABEL_HEIGHT if len(group) > 1 else y
+            label_y = first + index * step if len(group) > 1 else y
             if len(group) > 1:
                 parts.append(draw_line(x, y, start + (2 if on_left else -2), label_y, "lead"))
             parts.append(

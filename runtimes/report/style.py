@@ -119,8 +119,9 @@ footer { margin-top: 2.5rem; padding-top: .8rem; border-top: 1px solid var(--rul
   .plots { display: flex; flex-wrap: wrap; gap: 4mm; }
   .scroll { overflow: visible; }
   .scroll table { font-size: 7.5pt; }
-  .scroll th, .scroll td { padding: .15rem .25rem; font-size: 7.5pt; overflow-wrap: break-word; }
-  .scroll tbody th, .scroll td:nth-child(2), .scroll table.prose td { white-space: normal; min-width: 0; }
+  .scroll th, .scroll td, .scroll tbody th, .scroll table.prose td:last-child {
+    padding: .15rem .25rem; font-size: 7.5pt; white-space: normal; overflow-wrap: break-word; min-width: 0;
+  }
   details::details-content { content-visibility: visible; display: block; }
 }
 """

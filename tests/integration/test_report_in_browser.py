@@ -44,9 +44,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def reports(
-    llama_artifact: Path, edgeport: Edgeport, tmp_path_factory: pytest.TempPathFactory
+    llama_artifact: Path, tiny_llama_dir: Path, edgeport: Edgeport, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    """Three pages: of an artifact as it is benchmarked, of one with long names and more formats, of an older manifest."""
+    """Pages: of an artifact as it is benchmarked, of one with long names and more formats, of an older manifest; and a plan's."""
     folder = tmp_path_factory.mktemp("report") / "artifact"
     shutil.copytree(llama_artifact, folder)
     done = edgeport("bench", folder, "--format", "gguf", "-p", "64", "-n", "16", "-r", "2")
@@ -57,6 +57,8 @@ def reports(
     for name, text in (("crowded", report_page(crowded(manifest))), ("older", report_page(older(manifest)))):
         pages[name] = folder / f"{name}.html"
         pages[name].write_text(text, encoding="utf-8")
+    pages["plan"] = folder / "plan.html"
+    assert edgeport("plan", tiny_llama_dir, "--html", pages["plan"]).returncode == 0
     return pages
 
 
@@ -82,7 +84,7 @@ def older(manifest: Manifest) -> Manifest:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("page", ["artifact", "crowded", "older"])
+@pytest.mark.parametrize("page", ["artifact", "crowded", "older", "plan"])
 def test_nothing_is_wrong(browser: Browser, reports: dict[str, Path], page: str, layout: str) -> None:
     assert problems(browser, reports[page], **LAYOUTS[layout]) == []  # type: ignore[arg-type]
     assert browser.requests == [reports[page].as_uri()]

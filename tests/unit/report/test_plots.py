@@ -51,6 +51,16 @@ def test_scatter_stays_inside(points: list[Point]) -> None:
     assert max(ys) <= height
 
 
+@pytest.mark.parametrize("count", [12, 24])
+def test_a_long_column_of_labels_stays_inside(count: int) -> None:
+    """Points close together at the top: their column moves down, and its labels closer together when it must."""
+    points = [Point(f"point {at}", 100, 13.0 + 0.001 * at) for at in range(count)]
+    points.append(Point("far below", 10, 1.0))
+    _, ys, height = coordinates(scatter(points, title="t", x_title="x", y_title="y"))
+    assert min(ys) >= 8
+    assert max(ys) <= height
+
+
 def test_labels_do_not_overlap() -> None:
     root = ElementTree.fromstring(scatter(CLUSTER, title="t", x_title="x", y_title="y"))
     labels = [node for node in root.iter("text") if node.text in {point.label for point in CLUSTER}]
