@@ -1,17 +1,19 @@
 """A distribution over the few tokens that are left after cutting, and how it is cut.
 
-Nothing here sorts a vocabulary: top-k and top-p look for the value at their border, by a partition or by sorting only what
-can be in the nucleus, and ties at the border go to the lower token id.
+Nothing here sorts a vocabulary: top-k and top-p look for the value at their border among few, and ties there go to the lower
+token id.
 Sources: nucleus sampling (arXiv:1904.09751), min-p (arXiv:2407.01082).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+_BLOCK = 256
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
@@ -31,10 +33,7 @@ class Distribution:
 
     def draw(self, generator: np.random.Generator) -> int:
         """One token, for one random number."""
-        cumulative = np.cumsum(self.probabilities)
-        index = int(np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right"))
-        # rounding may put the draw on the end of the sum: then take the last token that has any probability
-        return int(self.tokens[min(index, int(np.flatnonzero(self.probabilities)[-1]))])
+        return int(self.tokens[draw(self.probabilities, generator)])
 
     def beyond(self, other: Distribution) -> Distribution:
         """max(0, self - other), normalized: what a rejected draw from `other` is replaced by."""
@@ -57,35 +56,70 @@ def softmax(scores: Floats, temperature: float) -> Floats:
     return powers
 
 
+def draw(weights: npt.NDArray[np.floating[Any]], generator: np.random.Generator) -> int:
+    """An index with the probability of its weight's share, for one random number: first a block, then a place in it."""
+    whole = weights.size // _BLOCK * _BLOCK
+    blocks = weights[:whole].reshape(-1, _BLOCK).sum(axis=1, dtype=np.float64)
+    ends = np.cumsum(np.append(blocks, weights[whole:].sum(dtype=np.float64)))
+    wanted = generator.random() * ends[-1]
+    last = int(np.flatnonzero(np.diff(ends, prepend=0.0))[-1])
+    block = min(int(np.searchsorted(ends, wanted, side="right")), last)
+    begin = block * _BLOCK
+    inside = weights[begin : begin + _BLOCK]
+    reached = np.cumsum(inside, dtype=np.float64) + (ends[block - 1] if block else 0.0)
+    index = int(np.searchsorted(reached, wanted, side="right"))
+    # rounding may put the draw on the end of a sum: then take the last one that has any probability
+    return begin + min(index, int(np.flatnonzero(inside)[-1]))
+
+
 def top_k(scores: Floats, count: int) -> Indices | None:
     """Indices of the `count` highest, ascending; None when all are kept."""
     if count == 0 or count >= scores.size:
         return None
-    border = np.partition(scores, scores.size - count)[scores.size - count]
-    return _at_least(scores, border, count)
+    places = _candidates(scores, count)
+    values = scores if places is None else scores[places]
+    border = np.partition(values, values.size - count)[values.size - count]
+    kept = values > border
+    ties = np.flatnonzero(values == border)
+    kept[ties[: count - int(np.count_nonzero(kept))]] = True
+    indices = np.flatnonzero(kept)
+    return indices if places is None else places[indices]
+
+
+def _candidates(scores: Floats, count: int) -> Indices | None:
+    """Few indices with the `count` highest among them: as many blocks have a maximum that is no higher than these."""
+    blocks = scores.size // _BLOCK
+    if blocks <= 2 * count:
+        return None
+    highest = scores[: blocks * _BLOCK].reshape(blocks, _BLOCK).max(axis=1)
+    return np.flatnonzero(scores >= np.partition(highest, blocks - count)[blocks - count])
 
 
 def top_p(weights: Floats, mass: float) -> Indices | None:
-    """Indices of the fewest highest weights that together reach the share `mass` of all; None when all are kept."""
+    """Indices of the fewest highest weights that together reach the share `mass` of all; None when all are kept.
+
+    A histogram over the upper half of the floats' bits, which order positive numbers, finds the bin in which the border
+    lies; only that one is sorted.
+    """
     if mass >= 1.0:
         return None
-    total = float(weights.sum(dtype=np.float64))
-    # All weights below this one together miss the share that may be missing, so none of them is in the nucleus.
-    can_matter = weights[weights >= (1.0 - mass) * total / weights.size]
-    ordered = np.sort(can_matter)[::-1]
-    cumulative = np.cumsum(ordered, dtype=np.float64)
-    count = min(int(np.searchsorted(cumulative, mass * total, side="left")) + 1, ordered.size)
-    return _at_least(weights, ordered[count - 1], count)
+    total = weights.sum(dtype=np.float64)
+    # All that are lower than this together miss the share that may be missing: none of them is in the nucleus.
+    places = np.flatnonzero(weights >= (1.0 - mass) * total / weights.size)
+    weights = weights[places]
+    bins = weights.view(np.uint32) >> 16
+    from_above = np.cumsum(np.bincount(bins, weights=weights)[::-1])
+    wanted = mass * total
+    place = min(int(np.searchsorted(from_above, wanted, side="left")), from_above.size - 1)
+    border = from_above.size - 1 - place
+    inside = np.flatnonzero(bins == border)
+    ordered = inside[np.argsort(-weights[inside], kind="stable")]
+    reached = np.cumsum(weights[ordered], dtype=np.float64) + (from_above[place - 1] if place else 0.0)
+    kept = bins > border
+    kept[ordered[: int(np.searchsorted(reached, wanted, side="left")) + 1]] = True
+    return places[kept]
 
 
 def min_p(weights: Floats, ratio: float) -> Indices | None:
     """Indices of weights at least `ratio` times the highest; None when all are kept."""
     return None if ratio == 0.0 else np.flatnonzero(weights >= np.float32(ratio) * weights.max())
-
-
-def _at_least(values: Floats, border: np.float32, count: int) -> Indices:
-    """The `count` highest, whose lowest value is `border`."""
-    kept = values > border
-    ties = np.flatnonzero(values == border)
-    kept[ties[: count - int(np.count_nonzero(kept))]] = True
-    return np.flatnonzero(kept)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeport.errors import UsageError
-from edgeport.runtimes.distribution import Distribution, min_p, softmax, top_k, top_p
+from edgeport.runtimes.distribution import Distribution, Indices, draw, min_p, softmax, top_k, top_p
 from edgeport.runtimes.penalties import Floats, History, adjust
 
 Mask = npt.NDArray[np.bool_]
@@ -72,7 +72,9 @@ def choose(
     """One token id from logits [vocab_size]. allowed: [vocab_size], the tokens a constraint permits, at least one."""
     if sampling.temperature == 0:
         return likeliest(logits, sampling, history, allowed)
-    return distribution(logits, sampling, history, allowed).draw(generator)
+    tokens, weights = _cut(logits, sampling, history, allowed)
+    index = draw(weights, generator)
+    return index if tokens is None else int(tokens[index])
 
 
 def likeliest(logits: Floats, sampling: Sampling, history: History, allowed: Mask | None = None) -> int:
@@ -88,21 +90,30 @@ def distribution(
     logits: Floats, sampling: Sampling, history: History, allowed: Mask | None = None
 ) -> Distribution:
     """What the next token is drawn from, at a temperature above 0."""
-    scores = adjust(logits, sampling, history)
-    tokens = np.arange(scores.size) if allowed is None else np.flatnonzero(allowed)
-    if allowed is not None:
-        scores = scores[tokens]
-    kept = top_k(scores, sampling.top_k)
-    if kept is not None:
-        tokens, scores = tokens[kept], scores[kept]
-    weights = softmax(scores, sampling.temperature)
-    # one after the other: min-p compares with what top-p left, which never drops the likeliest
-    for cut, setting in ((top_p, sampling.top_p), (min_p, sampling.min_p)):
-        kept = cut(weights, setting)
-        if kept is not None:
-            tokens, weights = tokens[kept], weights[kept]
+    tokens, weights = _cut(logits, sampling, history, allowed)
     wide = weights.astype(np.float64)
-    return Distribution(tokens, wide / wide.sum())
+    return Distribution(np.arange(wide.size) if tokens is None else tokens, wide / wide.sum())
+
+
+def _cut(
+    logits: Floats, sampling: Sampling, history: History, allowed: Mask | None
+) -> tuple[Indices | None, Floats]:
+    """Tokens that are left, None for all, and their probabilities up to a factor."""
+    scores = adjust(logits, sampling, history)
+    tokens = None
+    if allowed is not None:
+        tokens = np.flatnonzero(allowed)
+        scores = scores[tokens]
+    tokens, scores = _keep(top_k(scores, sampling.top_k), tokens, scores)
+    weights = softmax(scores, sampling.temperature)
+    tokens, weights = _keep(top_p(weights, sampling.top_p), tokens, weights)
+    return _keep(min_p(weights, sampling.min_p), tokens, weights)
+
+
+def _keep(kept: Indices | None, tokens: Indices | None, values: Floats) -> tuple[Indices | None, Floats]:
+    if kept is None:
+        return tokens, values
+    return kept if tokens is None else tokens[kept], values[kept]
 
 
 def log_probability(logits: Floats, token: int) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from edgeport.errors import UsageError
+from edgeport.runtimes.distribution import draw
 from edgeport.runtimes.penalties import History
 from edgeport.runtimes.sampling import (
     GREEDY,
@@ -188,6 +189,32 @@ def test_a_draw_is_always_a_token_that_was_kept() -> None:
     generator = np.random.default_rng(1)
     sampling = warm(top_k=4, top_p=0.9, min_p=0.4)
     assert {choose(np.log(P), sampling, EMPTY, generator) for _ in range(500)} == {1, 3, 4}
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 257, 5000])
+def test_a_draw_in_two_steps_is_the_draw_in_one(size: int) -> None:
+    """Inversion of the cumulative sum, written plainly: the same random number gives the same token."""
+    source = np.random.default_rng(size)
+    weights = (source.random(size) ** 8 * (source.random(size) < 0.3)).astype(np.float32)
+    weights[size // 2] = 1.0
+    ends, same = np.cumsum(weights, dtype=np.float64), 0
+    for seed in range(300):
+        found = draw(weights, np.random.default_rng(seed))
+        plain = np.searchsorted(ends, np.random.default_rng(seed).random() * ends[-1], side="right")
+        assert weights[found] > 0
+        same += found == plain
+    assert same >= 299, "but for rounding at a border"
+
+
+def test_a_draw_at_the_very_end_is_a_token_that_was_kept() -> None:
+    class One:
+        def random(self) -> float:
+            return 1.0
+
+    for size in (3, 256, 700):
+        weights = np.zeros(size, np.float32)
+        weights[1] = 0.5
+        assert draw(weights, One()) == 1  # type: ignore[arg-type]
 
 
 def test_the_seed_decides() -> None:
