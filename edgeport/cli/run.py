@@ -126,6 +126,8 @@ def answer(**values: Any) -> int:
 
 def _prompt(arguments: argparse.Namespace) -> str | None:
     """None means an interactive chat."""
+    if not arguments.chat and (arguments.system is not None or arguments.overflow is not None):
+        raise UsageError("--system and --overflow are about conversations", hint="add --chat")
     if arguments.prompt == "-":
         return sys.stdin.read()
     if arguments.prompt is None and (not arguments.chat or arguments.json):

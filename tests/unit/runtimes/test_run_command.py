@@ -70,6 +70,7 @@ def test_chat_talks_until_the_end_of_input(
     ("words", "code", "message"),
     [
         ([], 2, "no prompt"),
+        (["x", "--system", "be brief"], 2, "about conversations"),
         (["x", "--runtime", "tflite"], 2, "no 'tflite' container here"),
         (["x", "--top-p", "3"], 2, "top_p is 3.0"),
         (["x", "--threads", "0", "--runtime", "onnx"], 2, "threads must be at least 1"),
