@@ -11,7 +11,7 @@ Spec: onnxruntime ContribOperators.md (GroupQueryAttention), onnxruntime_session
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,11 +64,11 @@ class OnnxSession:
         self, session: Any, config: dict[str, Any], options: SessionOptions, settings: EngineSettings
     ) -> None:
         self._session: Any = session
-        self._cache = describe_cache(session)
+        model = config.get("model", {})
+        self._cache = describe_cache(session, model)
         self._inputs = {item.name for item in session.get_inputs()}
         logits = next(item for item in session.get_outputs() if item.name == "logits")
         self._last_row_only = logits.shape[1] == 1  # graphs built with prune_lm_head
-        model = config.get("model", {})
         vocab_size = logits.shape[2] if isinstance(logits.shape[2], int) else model["vocab_size"]
         length = choose_context_length(options.context_length, int(model.get("context_length", 2048)))
         self._window = Window(length, int(vocab_size))
@@ -211,7 +211,8 @@ def with_float32_activations(model: bytes) -> bytes:
     return model.replace(name + b"\x04", name + b"\x01")
 
 
-def describe_cache(session: Any) -> KeyValueCache:
+def describe_cache(session: Any, model: Mapping[str, Any]) -> KeyValueCache:
+    """`model` is genai_config.json's: the builder of onnxruntime-genai 0.18 leaves the head's width to it."""
     past = [item for item in session.get_inputs() if item.name not in _KEPT_INPUTS]
     if not past or any(not item.name.startswith("past_key_values.") for item in past):
         names = ", ".join(item.name for item in session.get_inputs())
@@ -226,7 +227,13 @@ def describe_cache(session: Any) -> KeyValueCache:
     inputs = tuple(str(item.name) for item in past)
     outputs = tuple(name.replace("past_key_values.", "present.") for name in inputs)
     kv_heads = tuple(int(item.shape[1]) for item in past)
-    return KeyValueCache(inputs, outputs, kv_heads, int(past[0].shape[3]), dtype)
+    width = past[0].shape[3]
+    head_dim = width if isinstance(width, int) else model.get("decoder", {}).get("head_size")
+    if head_dim is None:
+        raise UnsupportedModel(
+            f"neither the graph nor genai_config.json says how wide a head is: the cache has the shape {past[0].shape}"
+        )
+    return KeyValueCache(inputs, outputs, kv_heads, int(head_dim), dtype)
 
 
 def engine_errors() -> tuple[type[Exception], ...]:

@@ -54,9 +54,15 @@ class OnnxEncoder:
 
     def __init__(self, session: Any, output: str, config: dict[str, Any], options: SessionOptions) -> None:
         self._session: Any = session
-        self._cache = describe_cache(session)
+        self._cache = describe_cache(session, config)
         self._has_positions = any(item.name == "position_ids" for item in session.get_inputs())
-        length = choose_context_length(options.context_length, int(config.get("context_length", 2048)))
+        missing = [name for name in ("context_length", "vocab_size", "decoder") if name not in config]
+        if missing:
+            raise ArtifactError(
+                f"genai_config.json does not say model.{missing[0]}",
+                hint="put it beside the .onnx file, whole",
+            )
+        length = choose_context_length(options.context_length, int(config["context_length"]))
         self._limits = SequenceLimits(length, int(config["vocab_size"]))
         self._outputs = [output, *self._cache.present]
         self.hidden_size = int(config["decoder"]["hidden_size"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from edgeport.errors import RuntimeFailure, UnsupportedModel
 from edgeport.runtimes import reference
+from edgeport.runtimes.encoder import open_encoder
 from edgeport.runtimes.onnx import open_session
 from edgeport.runtimes.session import SessionOptions
 
@@ -47,6 +49,34 @@ def test_exact_means_float32_activations(packed_dir: Path) -> None:
         session = open_session(packed_dir / "onnx", SessionOptions(threads=1, exact=exact))
         errors[exact] = np.abs(session.feed(TOKENS, all_logits=True) - expected).max()
     assert errors[True] < 1e-4 < 1e-2 < errors[False]
+
+
+def with_named_width(source: Path, target: Path) -> Path:
+    """As onnxruntime-genai's builder (0.18) declares the cache: [batch, heads, past, "kv_cache_dim"]."""
+    import onnx
+
+    shutil.copytree(source, target)
+    model = onnx.load(target / "model.onnx", load_external_data=False)
+    for value in (*model.graph.input, *model.graph.output):
+        if value.name.startswith(("past", "present")):
+            value.type.tensor_type.shape.dim[3].dim_param = "kv_cache_dim"
+    (target / "model.onnx").write_bytes(model.SerializeToString())
+    return target
+
+
+def test_the_width_of_a_head_may_stand_in_the_configuration(packed_dir: Path, tmp_path: Path) -> None:
+    folder = with_named_width(packed_dir / "onnx", tmp_path / "named")
+    options = SessionOptions(threads=1)
+    expected = open_session(packed_dir / "onnx", options).feed(TOKENS)
+    np.testing.assert_array_equal(open_session(folder, options).feed(TOKENS), expected)
+    states = open_encoder("onnx", folder, options).encode([TOKENS])[0]
+    np.testing.assert_array_equal(
+        states, open_encoder("onnx", packed_dir / "onnx", options).encode([TOKENS])[0]
+    )
+    (folder / "genai_config.json").unlink()
+    for opener in (open_session, partial(open_encoder, "onnx")):
+        with pytest.raises(UnsupportedModel, match=r"how wide a head is.*kv_cache_dim"):
+            opener(folder, options)
 
 
 def test_another_graph_is_refused(tmp_path: Path) -> None:
