@@ -81,6 +81,14 @@ def unavailable_because(format_name: str) -> str | None:
     return f"{engine.name} needs {' and '.join(missing)}: pip install 'edgeport[{engine.extra}]'"
 
 
+def require_engine(format_name: str) -> None:
+    """Raises MissingExtra when this format's engine is not installed; imports nothing."""
+    reason = unavailable_because(format_name)
+    if reason is not None:
+        message, _, hint = reason.partition(": ")
+        raise MissingExtra(message, hint=hint)
+
+
 def available() -> dict[str, str | None]:
     """Every format with None (usable) or the reason why not."""
     return {format_name: unavailable_because(format_name) for format_name in ENGINES}
@@ -88,11 +96,8 @@ def available() -> dict[str, str | None]:
 
 def open_session(format_name: str, path: Path, options: SessionOptions) -> Session:
     """Open a container. Raises MissingExtra when its engine is not installed, RuntimeFailure when it refuses the file."""
+    require_engine(format_name)
     engine = _engine(format_name)
-    reason = unavailable_because(format_name)
-    if reason is not None:
-        message, _, hint = reason.partition(": ")
-        raise MissingExtra(message, hint=hint)
     opener = cast("Callable[[Path, SessionOptions], Session]", load(engine.opener, extra=engine.extra))
     return opener(Path(path), options)
 

@@ -22,7 +22,7 @@ from edgeport.manifest import base_format
 from edgeport.progress import NO_PROGRESS, Progress
 from edgeport.runtimes.container import Container
 from edgeport.runtimes.container_files import container_files
-from edgeport.runtimes.engines import ENGINES, open_session
+from edgeport.runtimes.engines import ENGINES, open_session, require_engine
 from edgeport.runtimes.isolation import run_isolated
 from edgeport.runtimes.load_records import content_sha256, load_key, remember_load, was_loaded
 from edgeport.runtimes.session import SessionOptions
@@ -47,6 +47,7 @@ def check_load(container: Container, check: str = "auto", progress: Progress = N
         raise UsageError(f"check is {check!r}", hint=f"it can be {', '.join(get_args(Check))}")
     if check == "never":
         return
+    require_engine(container.format)  # before anything is blamed on the file
     digests = _digests(container, read_again=check == "always", progress=progress)
     key = load_key(digests, _engine_version(container.format))
     if check == "auto" and was_loaded(key):
