@@ -32,20 +32,22 @@ def load(
     options: SessionOptions | None = None,
     draft: str = "none",
     check: str = "auto",
+    tuned: bool = True,
 ) -> Model:
     """Open an artifact folder, one of its sub-folders or a model file.
 
     runtime: the container to use by its format (gguf, onnx, openvino, safetensors, gguf-q4_k_m); None takes the best that is
     installed here, and `choice_reason` of the model says why. draft: "auto" also opens the artifact's draft, where it has one,
     and lets it propose tokens. check: "auto" opens a file that was never loaded here in a child process first, because a
-    damaged one may end the process ("always", "never": see edgeport.runtimes.safe_load).
+    damaged one may end the process ("always", "never": see edgeport.runtimes.safe_load). tuned: take the engine settings that
+    `edgeport tune` found for this container here, unless `options` has its own.
     Raises UsageError for a runtime the path does not have, MissingExtra when no engine for it is installed, ArtifactError for
     a damaged file, RuntimeFailure with the engine's reason when it refuses the file.
     """
     container, reason = choose(find_containers(Path(path)), runtime)
     with missing_extra(ENGINES[base_format(container.format)].extra, purpose="running a model"):
         from edgeport.runtimes.opening import open_model
-    return open_model(container, reason, options, draft, check)
+    return open_model(container, reason, options, draft, check, tuned)
 
 
 def choose(containers: Sequence[Container], runtime: str | None) -> tuple[Container, str]:

@@ -22,6 +22,7 @@ from edgeport.runtimes.drafts import proposer_for
 from edgeport.runtimes.embedding import DEFAULTS as EMBEDDING_DEFAULTS
 from edgeport.runtimes.embedding import EmbeddingOptions, Embeddings, embed_texts
 from edgeport.runtimes.encoder import Encoder, open_encoder
+from edgeport.runtimes.engine_settings import EngineSettings
 from edgeport.runtimes.engines import ENGINES
 from edgeport.runtimes.generate import GenerationOptions, Token, generate, room_for
 from edgeport.runtimes.generation_defaults import GenerationDefaults
@@ -80,6 +81,11 @@ class Model:
     @property
     def engine(self) -> str:
         return ENGINES[base_format(self.format)].name
+
+    @property
+    def settings(self) -> EngineSettings:
+        """How the engine computes: what was asked for or tuned; None in a field is the adapter's choice."""
+        return self._options.settings or EngineSettings()
 
     @property
     def context_length(self) -> int:

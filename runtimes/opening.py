@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from edgeport.errors import UsageError
 from edgeport.runtimes.container import Container
 from edgeport.runtimes.drafts import DRAFT_CHOICES, open_draft
@@ -12,16 +14,19 @@ from edgeport.runtimes.prompt_cache import PIECE_TOKENS, HeldSession
 from edgeport.runtimes.safe_load import check_load
 from edgeport.runtimes.session import SessionOptions
 from edgeport.runtimes.tokenizer import open_tokenizer
+from edgeport.runtimes.tuning.store import tuned_settings
 
 
 def open_model(
-    container: Container, reason: str, options: SessionOptions | None, draft: str, check: str
+    container: Container, reason: str, options: SessionOptions | None, draft: str, check: str, tuned: bool
 ) -> Model:
     """See edgeport.runtimes.artifact.load; `reason` says why this container was chosen."""
     if draft not in DRAFT_CHOICES:
         raise UsageError(f"draft is {draft!r}", hint=f"it can be {' or '.join(DRAFT_CHOICES)}")
     check_load(container, check)
     options = options or SessionOptions()
+    if tuned and options.settings is None:
+        options = replace(options, settings=tuned_settings(container))
     session = HeldSession(open_session(container.format, container.path, options), _piece_tokens(options))
     try:
         tokenizer = open_tokenizer(container)

@@ -60,6 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-cache", action="store_true", help="compute every prompt anew, shared beginnings too"
     )
     engine.add_argument(
+        "--no-tuned", action="store_true", help="not with the settings `edgeport tune` found for this machine"
+    )
+    engine.add_argument(
         "--exact", action="store_true", help="the engine's most exact arithmetic, slow; for comparisons"
     )
     engine.add_argument(
@@ -110,6 +113,7 @@ def answer(**values: Any) -> int:
         options=session_options,
         draft=arguments.draft,
         check=arguments.check,
+        tuned=not arguments.no_tuned,
     ) as model:
         say(f"{model.engine} ({model.format}): {model.choice_reason}")
         if arguments.stats:
@@ -176,6 +180,7 @@ def _say_settings(model: Model, options: GenerationOptions) -> None:
     sampling, defaults = model.defaults.sampling_for(options.sampling), model.defaults
     values = {name: getattr(sampling, name) for name in ("temperature", "top_k", "top_p", "min_p")}
     say(f"sampling: {', '.join(f'{name} {value:g}' for name, value in values.items())}")
+    say(f"engine: {model.settings}")
     say(f"the model's own settings: {defaults.origin}; context {model.context_length} tokens")
     if defaults.ignored:
         say(f"without effect here: {', '.join(defaults.ignored)}")

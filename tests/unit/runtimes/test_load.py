@@ -108,6 +108,30 @@ def test_a_sub_folder_or_a_file_is_enough(path: str, expected: str, packed_dir: 
     assert len(completion.tokens) <= 3 and completion.prompt_tokens > 3 and completion.ttft_ms > 0
 
 
+def test_settings_that_were_tuned_here_are_used(
+    packed_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeport.runtimes.engine_settings import EngineSettings
+    from edgeport.runtimes.tuning.store import Tuned, identity, read_host_key, remember
+
+    monkeypatch.setenv("EDGEPORT_CACHE", str(tmp_path))
+    (container,) = find_containers(packed_dir / "gguf")
+    found = {"prompt_chunk_tokens": 64}
+    host = read_host_key("gguf")
+    facts = ("tiny", "gguf", identity(container), "decode", host, found, 1.1, 1.05, 1.2, 9.0, "now")
+    with load(packed_dir / "gguf", check="never") as model:
+        assert model.settings == EngineSettings()
+    assert remember(container, Tuned(*facts))
+    with load(packed_dir / "gguf", check="never") as model:
+        assert model.settings == EngineSettings(prompt_chunk_tokens=64)
+        assert model.generate("def area(", GenerationOptions(max_tokens=2)).tokens
+    with load(packed_dir / "gguf", check="never", tuned=False) as model:
+        assert model.settings == EngineSettings()
+    own = SessionOptions(settings=EngineSettings(prompt_chunk_tokens=128))
+    with load(packed_dir / "gguf", check="never", options=own) as model:
+        assert model.settings == own.settings
+
+
 def test_a_closed_model_says_so(packed_dir: Path) -> None:
     model = load(packed_dir / "safetensors")
     model.close()
