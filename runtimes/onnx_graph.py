@@ -2,22 +2,22 @@
 
 The output head is found behind `logits`, the tensor it multiplies becomes the graph's output, and the nodes and outputs that
 only the head needed are left out. Fields that are not looked into are copied as they are.
-Specs: onnx.proto3 (field numbers of ModelProto, GraphProto, NodeProto, AttributeProto), https://protobuf.dev (wire format).
+Spec: onnx.proto3 (field numbers of ModelProto, GraphProto, NodeProto, AttributeProto).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edgeport.errors import ArtifactError, UnsupportedModel
+from edgeport.runtimes.protobuf import field, fields, text, text_of
 
 _MODEL_GRAPH = 7
 _GRAPH_NODE, _GRAPH_OUTPUT = 1, 12
 _NODE_INPUT, _NODE_OUTPUT, _NODE_OPERATOR, _NODE_ATTRIBUTE = 1, 2, 4, 5
 _ATTRIBUTE_GRAPHS = (6, 11)
 _VALUE_NAME = 1
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 _LOGITS = "logits"
 _PRODUCTS = ("MatMul", "MatMulNBits", "FusedMatMul", "Gemm", "MatMulInteger")
@@ -43,30 +43,30 @@ def end_at_hidden_states(model: bytes) -> tuple[bytes, str]:
     Other outputs (the cache) stay. Raises ArtifactError for what is no ONNX model, UnsupportedModel without a head behind
     `logits`.
     """
-    parts = [(number, raw, payload) for number, raw, payload in _fields(model)]
+    parts = [(number, raw, payload) for number, raw, payload in fields(model)]
     graph = b"".join(payload for number, _, payload in parts if number == _MODEL_GRAPH)  # messages merge
     if not graph:
         raise ArtifactError("this is no ONNX model: it has no graph")
     ended, name = _end_graph(graph)
     rest = b"".join(raw for number, raw, _ in parts if number != _MODEL_GRAPH)
-    return rest + _field(_MODEL_GRAPH, ended), name
+    return rest + field(_MODEL_GRAPH, ended), name
 
 
 def _end_graph(graph: bytes) -> tuple[bytes, str]:
     nodes: list[_Node] = []
     outputs: dict[str, bytes] = {}
     rest = bytearray()
-    for number, raw, payload in _fields(graph):
+    for number, raw, payload in fields(graph):
         if number == _GRAPH_NODE:
             nodes.append(_read_node(payload, raw))
         elif number == _GRAPH_OUTPUT:
-            outputs[_text(payload, _VALUE_NAME)] = raw
+            outputs[text_of(payload, _VALUE_NAME)] = raw
         else:
             rest += raw
     name = _head_input(nodes)
     outputs.pop(_LOGITS, None)
     # no type: onnxruntime infers it, and it may be float or float16
-    outputs[name] = _field(_GRAPH_OUTPUT, _field(_VALUE_NAME, name.encode("utf-8", "surrogateescape")))
+    outputs[name] = field(_GRAPH_OUTPUT, field(_VALUE_NAME, name.encode("utf-8", "surrogateescape")))
     needed = _needed(nodes, set(outputs))
     return b"".join([*(node.raw for node in needed), bytes(rest), *outputs.values()]), name
 
@@ -109,13 +109,13 @@ def _needed(nodes: Sequence[_Node], outputs: set[str]) -> list[_Node]:
 
 def _read_node(payload: bytes, raw: bytes) -> _Node:
     inputs, outputs, read, operator = [], [], set(), ""
-    for number, _, value in _fields(payload):
+    for number, _, value in fields(payload):
         if number == _NODE_INPUT:
-            inputs.append(_name(value))
+            inputs.append(text(value))
         elif number == _NODE_OUTPUT:
-            outputs.append(_name(value))
+            outputs.append(text(value))
         elif number == _NODE_OPERATOR:
-            operator = _name(value)
+            operator = text(value)
         elif number == _NODE_ATTRIBUTE:
             read |= _read_by_subgraphs(value)
     return _Node(operator, tuple(inputs), tuple(outputs), frozenset(read | set(inputs)), raw)
@@ -123,66 +123,11 @@ def _read_node(payload: bytes, raw: bytes) -> _Node:
 
 def _read_by_subgraphs(attribute: bytes) -> set[str]:
     names: set[str] = set()
-    for number, _, graph in _fields(attribute):
+    for number, _, graph in fields(attribute):
         if number in _ATTRIBUTE_GRAPHS:
-            for kind, raw, payload in _fields(graph):
+            for kind, raw, payload in fields(graph):
                 if kind == _GRAPH_NODE:
                     names |= _read_node(payload, raw).names_read
                 elif kind == _GRAPH_OUTPUT:
-                    names.add(_text(payload, _VALUE_NAME))
+                    names.add(text_of(payload, _VALUE_NAME))
     return names
-
-
-def _name(raw: bytes) -> str:
-    """A name as it is stored; what is no UTF-8 in a damaged file comes back as the same bytes."""
-    return raw.decode("utf-8", "surrogateescape")
-
-
-def _text(message: bytes, wanted: int) -> str:
-    return next((_name(payload) for number, _, payload in _fields(message) if number == wanted), "")
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    """(field number, the whole field, its payload) of a serialized message; the payload is empty for numbers."""
-    at = 0
-    while at < len(message):
-        begin = at
-        key, at = _varint(message, at)
-        kind, payload = key & 7, b""
-        if kind == _VARINT:
-            _, at = _varint(message, at)
-        elif kind == _BYTES:
-            size, at = _varint(message, at)
-            payload = message[at : at + size]
-            at += size
-        elif kind in (_FIXED64, _FIXED32):
-            at += 8 if kind == _FIXED64 else 4
-        else:
-            raise ArtifactError(f"this is no ONNX model: byte {begin} begins no protobuf field")
-        if at > len(message):
-            raise ArtifactError("this is no ONNX model, or it is cut short")
-        yield key >> 3, message[begin:at], payload
-
-
-def _varint(message: bytes, at: int) -> tuple[int, int]:
-    """A number in groups of seven bits, lowest first, and where it ends."""
-    value = shift = 0
-    while at < len(message) and shift < 64:
-        byte = message[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at
-    raise ArtifactError("this is no ONNX model, or it is cut short")
-
-
-def _field(number: int, payload: bytes) -> bytes:
-    return _encode(number << 3 | _BYTES) + _encode(len(payload)) + payload
-
-
-def _encode(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes(encoded + bytes([value]))
