@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgeport.runtimes.constraint import Constraint
+from edgeport.runtimes.lookup import PromptLookup
 from edgeport.runtimes.penalties import History
 from edgeport.runtimes.proposer import Clock, Proposal, Proposer, Round
 from edgeport.runtimes.sampling import Sampling
@@ -33,7 +34,16 @@ class ForcedTokens:
             return [Proposal(token) for token in forced]
         if self._otherwise is None:
             return ()
-        return self._otherwise.propose(history, sampling, generator, count)
+        return self._admitted(self._otherwise.propose(history, sampling, generator, count))
+
+    def _admitted(self, proposals: Sequence[Proposal]) -> Sequence[Proposal]:
+        """Without what the rules reject anyway. Drawn tokens all stay: their distribution is only right with the rejected ones."""
+        if any(proposal.distribution is not None for proposal in proposals):
+            return proposals
+        count = self._constraint.admits([proposal.token for proposal in proposals])
+        # a draft must hear what came of its proposals, a lookup has no state that is ahead of the text
+        least = 0 if isinstance(self._otherwise, PromptLookup) else 1
+        return proposals[: max(count, least)]
 
     def settle(self, judged: Round) -> None:
         if self._otherwise is not None and not self._is_forced:

@@ -14,9 +14,12 @@ import jsonschema
 import pytest
 
 from edgeport.runtimes import GenerationOptions, Model, Sampling, SessionOptions, load
-from edgeport.runtimes.constraint import Grammar, JsonSchema, Regex
+from edgeport.runtimes.artifact import choose
+from edgeport.runtimes.constraint import Grammar, JsonSchema, Regex, constraint_for
+from edgeport.runtimes.container import find_containers
 from edgeport.runtimes.engines import ENGINES, unavailable_because
 from edgeport.runtimes.generate import SPECULATIONS
+from edgeport.runtimes.tokenizer import open_tokenizer
 
 
 def closed(properties: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -154,3 +157,20 @@ def test_forced_tokens_and_lookup_change_nothing(reference_containers: Path, eng
                 for speculation in SPECULATIONS
             )
             assert one_by_one == forced == looked_up, name
+
+
+def test_a_gguf_files_own_vocabulary_allows_what_tokenizer_json_allows(reference_containers: Path) -> None:
+    if (reason := unavailable_because("gguf")) is not None:
+        pytest.skip(reason)
+    tokenizers = [
+        open_tokenizer(choose(find_containers(reference_containers), name)[0]) for name in ("gguf", "onnx")
+    ]
+    schema = JsonSchema(SCHEMAS["unicode"])
+    first, second = (constraint_for(schema, tokenizer) for tokenizer in tokenizers)
+    for token in tokenizers[0].encode('{"größe": "riesig 😀", "名前": "a\\n\\"é"}'):
+        size = min(first.allowed().size, second.allowed().size)
+        assert (first.allowed()[:size] == second.allowed()[:size]).all()
+        assert first.forced() == second.forced()
+        first.accept(token)
+        second.accept(token)
+    assert first.is_complete and second.is_complete

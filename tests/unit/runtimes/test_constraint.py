@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from byte_vocabulary import ByteVocabulary
 
 from edgeport.errors import RuntimeFailure, UnsupportedModel, UsageError
 from edgeport.runtimes.constraint import Constraint, Grammar, JsonSchema, Regex, Specification, constraint_for
@@ -126,27 +127,6 @@ def test_rules_that_cannot_be_read_are_refused(
 ) -> None:
     with pytest.raises(UsageError, match=f"(?s){message}"):
         constraint_for(specification, tokenizer)
-
-
-class ByteVocabulary:
-    """One token per byte, and a stop token: what a GGUF's vocabulary offers, without a file."""
-
-    stop_ids = frozenset({256})
-
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        return list(text.encode())
-
-    def token_bytes(self) -> list[bytes | None]:
-        return [*(bytes([value]) for value in range(256)), None]
-
-    def decode(self, tokens: list[int]) -> str:
-        return bytes(token for token in tokens if token < 256).decode("utf-8", "replace")
-
-    def is_stop(self, token: int) -> bool:
-        return token == 256
-
-    def chat_prompt(self, messages: object) -> str:
-        raise NotImplementedError
 
 
 def test_a_vocabulary_of_bytes_writes_characters_of_several_tokens() -> None:
