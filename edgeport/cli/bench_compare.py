@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
+from edgeport.cli.bench_text import milliseconds
 from edgeport.table import format_table
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def comparison_text(found: Comparison) -> str:
     ]
     sides = [
         f"{name}: {item.side.label} ({item.side.artifact}, {item.side.format}, {item.engine} {item.engine_version or ''}, "
-        f"{item.side.threads} threads, {item.side.settings})"
+        f"{item.side.threads} threads, {item.side.settings}); loads in {milliseconds(min(item.load_ms))}, "
+        f"bandwidth {item.roofline or 'not measured'}"
         for name, item in (("A", found.a), ("B", found.b))
     ]
     machine = f"{found.environment.cpu_model}, {found.blocks} blocks of A B B A, load at the start {found.environment.load_average}"

@@ -78,4 +78,4 @@ def run_sweep_command(
     for item in report.skipped:
         print(f"not measured: {item.format}: {item.reason}", file=sys.stderr)
     print("a sweep is not written into the manifest", file=sys.stderr)
-    return 1 if report.failed else 0
+    return 1 if any(row.failed for row in report.rows) else 0

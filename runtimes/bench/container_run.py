@@ -12,14 +12,14 @@ from edgeport.devices.profile import DeviceProfile
 from edgeport.manifest import ContainerEntry, Manifest, base_format, from_json, to_json
 from edgeport.progress import Progress
 from edgeport.runtimes.bench.child import MemoryRun, SpeedSamples
+from edgeport.runtimes.bench.container_roofline import container_roofline
 from edgeport.runtimes.bench.energy import POWERCAP, Energy, find_zones
 from edgeport.runtimes.bench.machine import Machine, engine_version
 from edgeport.runtimes.bench.measure import Workload
 from edgeport.runtimes.bench.prediction import predict
-from edgeport.runtimes.bench.roofline import Roofline, mean_cache_entries, roofline
+from edgeport.runtimes.bench.roofline import Roofline, mean_cache_entries
 from edgeport.runtimes.bench.speed import BenchLine, Speed, bench_line, latency, rate
 from edgeport.runtimes.bench.statistics import median
-from edgeport.runtimes.bench.weights import bytes_read_per_token, read_tensors
 from edgeport.runtimes.emulate import Emulation
 from edgeport.runtimes.engines import ENGINES
 from edgeport.runtimes.isolation import run_isolated
@@ -156,12 +156,8 @@ def _speed(entry: ContainerEntry, plan: BenchPlan, samples: SpeedSamples, beside
 
 
 def _roofline(entry: ContainerEntry, plan: BenchPlan, tokens_per_s: float) -> Roofline:
-    tensors = read_tensors(base_format(entry.format), plan.directory / entry.entry_point)
     depth = mean_cache_entries(plan.workload.n_gen, plan.workload.n_depth)
-    return roofline(
-        bytes_read_per_token(tensors),
-        plan.manifest.model.kv_bytes_per_token * depth,
-        tokens_per_s,
-        bandwidth_bytes_per_s=plan.machine.bandwidth_bytes_per_s,
-        cache_bytes=plan.machine.environment.last_level_cache_bytes,
+    kv_bytes = plan.manifest.model.kv_bytes_per_token * depth
+    return container_roofline(
+        entry.format, plan.directory / entry.entry_point, kv_bytes, tokens_per_s, plan.machine
     )

@@ -34,6 +34,7 @@ class Side:
     settings: EngineSettings
     context_length: int | None
     largest_context: int
+    kv_bytes_per_token: int
 
     @property
     def path(self) -> Path:
@@ -74,6 +75,7 @@ def parse_side(
         settings=chosen,
         context_length=_count(context[0]) if context else None,
         largest_context=manifest.model.context_length,
+        kv_bytes_per_token=manifest.model.kv_bytes_per_token,
     )
 
 

@@ -18,11 +18,13 @@ from edgeport.errors import UsageError
 from edgeport.manifest import base_format, from_json, to_json
 from edgeport.progress import NO_PROGRESS, Progress
 from edgeport.runtimes.bench.child import import_engine
-from edgeport.runtimes.bench.environment import Environment, capture
+from edgeport.runtimes.bench.container_roofline import roofline_or_none
+from edgeport.runtimes.bench.environment import Environment
 from edgeport.runtimes.bench.live_child import LiveChild
-from edgeport.runtimes.bench.machine import engine_distribution, engine_version
+from edgeport.runtimes.bench.machine import Machine, engine_version
 from edgeport.runtimes.bench.measure import NANOSECONDS, Workload, label, random_tokens
 from edgeport.runtimes.bench.paired_ratio import Block, PairedRatio, paired_ratio, require_blocks
+from edgeport.runtimes.bench.roofline import Roofline, mean_cache_entries
 from edgeport.runtimes.bench.side import Side
 from edgeport.runtimes.bench.statistics import NOISY_VARIATION, coefficient_of_variation, median
 from edgeport.runtimes.engines import ENGINES, open_session
@@ -35,11 +37,13 @@ _TARGET = "edgeport.runtimes.bench.side_by_side:repetitions"
 
 @dataclass(frozen=True, slots=True)
 class ComparedSide:
-    """What was measured of one side. tokens_per_s: the median repetition's."""
+    """load_ms: of each round's process. roofline: of decoding at the median rate, None where it was not measured."""
 
     side: Side
     engine: str
     engine_version: str | None
+    load_ms: tuple[float, ...]
+    roofline: Roofline | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +87,18 @@ def compare_sides(
                 hint="use a smaller -p, -n or -d",
             )
     measured_at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    environment = capture(["edgeport", *dict.fromkeys(engine_distribution(side.format) for side in (a, b))])
-    found = _take_turns((a, b), workload, blocks, progress)
+    machines = {
+        threads: read_machine([a.format, b.format], threads, progress=progress)
+        for threads in dict.fromkeys((a.threads, b.threads))
+    }
+    environment = machines[a.threads].environment
+    found, loads = _take_turns((a, b), workload, blocks, progress)
     tests = tuple(_compared(test, workload, found[test]) for test in _tests(workload))
+    written = tests[-1:] if workload.n_gen else ()
+    a_rates, b_rates = [test.a_tokens_per_s for test in written], [test.b_tokens_per_s for test in written]
     return Comparison(
-        a=_compared_side(a),
-        b=_compared_side(b),
+        a=_compared_side(a, workload, loads[0], a_rates, machines[a.threads]),
+        b=_compared_side(b, workload, loads[1], b_rates, machines[b.threads]),
         tests=tests,
         blocks=blocks,
         measured_at=measured_at,
@@ -100,16 +110,18 @@ def compare_sides(
 def repetitions(
     format_name: str, path: str, workload: Mapping[str, Any], options: Mapping[str, Any]
 ) -> Generator[int, str, None]:
-    """In the child: opens the side, then for each `prompt` or `generation` it is sent, the nanoseconds of one repetition."""
+    """In the child: the nanoseconds of opening the side, then of one repetition for each `prompt` or `generation` it is sent."""
     asked: Workload = from_json(Workload, workload)
     import_engine(format_name)
+    opening = time.perf_counter_ns()
     session = open_session(format_name, Path(path), from_json(SessionOptions, options))
+    loaded_ns = time.perf_counter_ns() - opening
     prompt = random_tokens(asked.n_prompt, session.vocab_size, seed=asked.seed)
     written = random_tokens(asked.n_gen, session.vocab_size, seed=asked.seed)
     depth = random_tokens(asked.n_depth, session.vocab_size, seed=asked.seed + 1)
     if depth:
         session.feed(depth)
-    test = yield 0
+    test = yield loaded_ns
     while True:
         session.rewind(len(depth))
         start = time.perf_counter_ns()
@@ -123,8 +135,10 @@ def repetitions(
 
 def _take_turns(
     sides: tuple[Side, Side], workload: Workload, blocks: int, progress: Progress
-) -> dict[str, list[Block]]:
+) -> tuple[dict[str, list[Block]], tuple[list[float], list[float]]]:
+    """The blocks of each test, and the milliseconds each side took to load."""
     tests = _tests(workload)
+    loads: tuple[list[float], list[float]] = ([], [])
     found: dict[str, list[Block]] = {test: [] for test in tests}
     rounds = min(ROUNDS, blocks)
     with progress.stage("compare, blocks", total=blocks) as stage:
@@ -143,7 +157,7 @@ def _take_turns(
                     for test in tests:
                         found[test].append(_block(a, b, test, a_first=index % 2 == 0))
                     stage.advance()
-    return found
+    return found, loads
 
 
 def _block(a: LiveChild, b: LiveChild, test: str, *, a_first: bool) -> Block:
@@ -195,8 +209,19 @@ def _compared(test: str, workload: Workload, blocks: list[Block]) -> ComparedTes
     )
 
 
-def _compared_side(side: Side) -> ComparedSide:
-    return ComparedSide(side, ENGINES[base_format(side.format)].name, engine_version(side.format))
+def _compared_side(
+    side: Side, workload: Workload, load_ms: list[float], rates: list[float], machine: Machine
+) -> ComparedSide:
+    """rates: of decoding, empty where it was not measured."""
+    depth = mean_cache_entries(workload.n_gen, workload.n_depth)
+    found = [
+        roofline_or_none(side.format, side.path, side.kv_bytes_per_token * depth, rate, machine)
+        for rate in rates
+    ]
+    engine = ENGINES[base_format(side.format)].name
+    return ComparedSide(
+        side, engine, engine_version(side.format), tuple(load_ms), found[0] if found else None
+    )
 
 
 def _notes(a: Side, b: Side, tests: tuple[ComparedTest, ...]) -> list[str]:

@@ -116,6 +116,13 @@ def test_two_engines_take_turns(packed_dir: Path) -> None:
         assert item.found.low <= item.found.ratio <= item.found.high
         assert 0.2 < item.found.ratio < 5
         assert item.found.ratio == pytest.approx(item.a_tokens_per_s / item.b_tokens_per_s, rel=1.0)
+    for side in (found.a, found.b):
+        assert len(side.load_ms) == 2
+        assert min(side.load_ms) > 0
+        assert side.roofline is not None
+        assert side.roofline.kv_bytes_per_token == 256 * 4.5, (
+            "two layers, two heads of 16, keys and values, float16"
+        )
     assert from_json(Comparison, to_json(found)) == found
     assert not [note for note in found.notes if "weights" in note]
 

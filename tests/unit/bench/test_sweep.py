@@ -14,7 +14,8 @@ from edgeport.cli import main
 from edgeport.errors import UsageError
 from edgeport.manifest import read_manifest
 from edgeport.runtimes.bench.sweep import Combination, Sweep, combinations, parse_values
-from edgeport.runtimes.bench.sweep_run import SweepClock
+from edgeport.runtimes.bench.sweep_clock import SweepClock
+from edgeport.runtimes.bench.sweep_run import run_sweep
 
 
 @pytest.fixture
@@ -97,6 +98,25 @@ def test_a_sweep_of_a_real_engine(artifact: Path, capsys: pytest.CaptureFixture[
         assert possible or "fit a context of 256" in row["note"] or "holds one sequence" in row["note"]
     assert read_manifest(artifact).speed == {}
     assert "not written into the manifest" in printed.err
+
+
+def test_a_container_that_fails_is_a_row_and_a_long_sweep_is_announced(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = artifact / read_manifest(artifact).container("gguf").entry_point
+    path.write_bytes(path.read_bytes()[:1000])
+    monkeypatch.setattr("edgeport.runtimes.bench.sweep_run.LONG_S", 0.0)
+    told: list[str] = []
+    sweep = Sweep(prompts=(8,), generations=(4,), depths=(0, 8))
+    found = run_sweep(artifact, sweep, ["onnx", "gguf"], repetitions=1, tell=told.append)
+    assert [row.failed for row in found.rows] == [False] * 4 + [True] * 4
+    assert all(row.line.note.startswith("failed: ") for row in found.rows[4:])
+    assert [line[:22] for line in told] == ["6 of 8 rows are left, "]
+    decode = found.rows[1]
+    assert decode.inter_token is not None
+    assert decode.roofline is not None
+    assert decode.roofline.verdict in ("cache-resident", "measured")
+    assert found.rows[0].ttft_ms is not None
 
 
 def test_imported_results_stand_beside_what_is_measured(
