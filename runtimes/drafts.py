@@ -15,6 +15,7 @@ from edgeport.runtimes.lookup import PromptLookup
 from edgeport.runtimes.pace import Pace
 from edgeport.runtimes.prompt_cache import HeldSession
 from edgeport.runtimes.proposer import Proposer
+from edgeport.runtimes.safe_load import check_load
 from edgeport.runtimes.sampling import Sampling
 from edgeport.runtimes.session import Session, SessionOptions
 from edgeport.runtimes.tokenizer import Tokenizer, open_tokenizer
@@ -42,11 +43,11 @@ def draft_folder(artifact: Path, entry: DraftEntry) -> Path:
 
 
 def open_draft(
-    container: Container, target: Session, tokenizer: Tokenizer, options: SessionOptions
+    container: Container, target: Session, tokenizer: Tokenizer, options: SessionOptions, check: str = "auto"
 ) -> Draft | None:
     """The draft of the artifact that `container` belongs to, in the same engine; None where it has no draft.
 
-    Raises ArtifactError for a damaged draft, UsageError for one with another vocabulary.
+    check: see edgeport.runtimes.safe_load. Raises ArtifactError for a damaged draft, UsageError for one with another vocabulary.
     """
     entry = container.manifest.draft if container.manifest else None
     if entry is None:
@@ -56,6 +57,7 @@ def open_draft(
     own = {item.format: item for item in find_containers(folder)}
     if container.format not in own:
         return None  # a second engine for a helper would cost more memory than the draft itself
+    check_load(own[container.format], check)
     limit = manifest.model.context_length
     wanted = min(options.context_length or choose_context_length(None, limit), limit)
     session = open_session(

@@ -30,7 +30,7 @@ def open_model(
     session = HeldSession(open_session(container.format, container.path, options), _piece_tokens(options))
     try:
         tokenizer = open_tokenizer(container)
-        helper = open_draft(container, session, tokenizer, options) if draft == "auto" else None
+        helper = open_draft(container, session, tokenizer, options, check) if draft == "auto" else None
         defaults = read_defaults(container)
         return Model(Parts(container, session, tokenizer, defaults, reason, helper, options))
     except BaseException:

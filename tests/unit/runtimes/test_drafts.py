@@ -128,6 +128,15 @@ def test_a_draft_with_another_tokenizer_is_refused(artifact: Path) -> None:
         load(artifact, runtime="safetensors", options=EXACT, draft="auto")
 
 
+def test_a_damaged_draft_is_an_error_and_does_not_end_the_process(artifact: Path) -> None:
+    """llama.cpp asserts that no token occurs twice."""
+    (file,) = (artifact / "draft" / "gguf").glob("*.gguf")
+    file.write_bytes(file.read_bytes().replace(b"<|unused7|>", b"<|unused8|>"))
+    with pytest.raises(ArtifactError, match="draft.*cannot be loaded: llama.cpp killed its process: SIGABRT"):
+        load(artifact, runtime="gguf", draft="auto")
+    load(artifact, runtime="gguf").close()
+
+
 def test_another_choice_is_refused(artifact: Path) -> None:
     with pytest.raises(UsageError, match="draft is 'always'"):
         load(artifact, draft="always")
