@@ -6,33 +6,28 @@ While one works the other waits for its turn and holds its model in memory.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Generator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
 from edgeport.errors import UsageError
-from edgeport.manifest import base_format, from_json, to_json
+from edgeport.manifest import base_format, to_json
 from edgeport.progress import NO_PROGRESS, Progress
-from edgeport.runtimes.bench.child import import_engine
 from edgeport.runtimes.bench.container_roofline import roofline_or_none
 from edgeport.runtimes.bench.environment import Environment
 from edgeport.runtimes.bench.live_child import LiveChild
-from edgeport.runtimes.bench.machine import Machine, engine_version
-from edgeport.runtimes.bench.measure import NANOSECONDS, Workload, label, random_tokens
+from edgeport.runtimes.bench.machine import Machine, engine_version, read_machine
+from edgeport.runtimes.bench.measure import NANOSECONDS, Workload, label
 from edgeport.runtimes.bench.paired_ratio import Block, PairedRatio, paired_ratio, require_blocks
 from edgeport.runtimes.bench.roofline import Roofline, mean_cache_entries
 from edgeport.runtimes.bench.side import Side
 from edgeport.runtimes.bench.statistics import NOISY_VARIATION, coefficient_of_variation, median
-from edgeport.runtimes.engines import ENGINES, open_session
+from edgeport.runtimes.engines import ENGINES
 from edgeport.runtimes.session import SessionOptions
 
 BLOCKS = 10
 ROUNDS = 2
-_TARGET = "edgeport.runtimes.bench.side_by_side:repetitions"
+_TARGET = "edgeport.runtimes.bench.side_child:repetitions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,32 +100,6 @@ def compare_sides(
         environment=environment,
         notes=tuple(_notes(a, b, tests)),
     )
-
-
-def repetitions(
-    format_name: str, path: str, workload: Mapping[str, Any], options: Mapping[str, Any]
-) -> Generator[int, str, None]:
-    """In the child: the nanoseconds of opening the side, then of one repetition for each `prompt` or `generation` it is sent."""
-    asked: Workload = from_json(Workload, workload)
-    import_engine(format_name)
-    opening = time.perf_counter_ns()
-    session = open_session(format_name, Path(path), from_json(SessionOptions, options))
-    loaded_ns = time.perf_counter_ns() - opening
-    prompt = random_tokens(asked.n_prompt, session.vocab_size, seed=asked.seed)
-    written = random_tokens(asked.n_gen, session.vocab_size, seed=asked.seed)
-    depth = random_tokens(asked.n_depth, session.vocab_size, seed=asked.seed + 1)
-    if depth:
-        session.feed(depth)
-    test = yield loaded_ns
-    while True:
-        session.rewind(len(depth))
-        start = time.perf_counter_ns()
-        if test == "prompt":
-            session.feed(prompt)
-        else:
-            for token in written:
-                session.feed((token,))
-        test = yield time.perf_counter_ns() - start
 
 
 def _take_turns(

@@ -132,7 +132,7 @@ def test_a_side_that_does_not_open_is_an_error(packed_dir: Path, tmp_path: Path)
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(a.path.read_bytes()[:1000])
     arguments = {"format_name": "gguf", "path": str(broken), "workload": to_json(Workload()), "options": {}}
-    with LiveChild("edgeport.runtimes.bench.side_by_side:repetitions", arguments) as child:
+    with LiveChild("edgeport.runtimes.bench.side_child:repetitions", arguments) as child:
         with pytest.raises(RuntimeFailure, match="broken.gguf"):
             child.next()
         assert child.is_finished
