@@ -9,11 +9,12 @@ A file that is altered behind the system's back (a failing disk) keeps its times
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgeport.manifest import file_entry
+from edgeport.progress import NO_PROGRESS, Progress
 from edgeport.runtimes.cache_folder import read_cached, write_cached
 
 RECORDS = "known_loads.json"
@@ -21,15 +22,24 @@ _KEPT = 2000
 """Entries of each table; the oldest are dropped."""
 
 
-def content_sha256(file: Path, *, read_again: bool = False) -> str:
-    """The file's sha256, from the table unless it has changed or `read_again`. Raises OSError."""
-    key = _identity(file)  # before reading: a change meanwhile makes the entry one that is never found
-    known = _table(read_cached(RECORDS), "contents").get(key)
-    if isinstance(known, str) and not read_again:
-        return known
-    digest = file_entry(file, file.parent).sha256
-    _remember("contents", key, digest)
-    return digest
+def content_sha256s(
+    files: Iterable[Path], *, read_again: bool = False, progress: Progress = NO_PROGRESS
+) -> dict[Path, str]:
+    """The sha256 of each file, from the table unless the file has changed or `read_again`. Raises OSError."""
+    known = _table(read_cached(RECORDS), "contents")
+    # before reading: a file that changes meanwhile gets an entry that is never found again
+    identities = {file: _identity(file) for file in files}
+    found, fresh = {}, {}
+    unread = [file for file, key in identities.items() if read_again or not isinstance(known.get(key), str)]
+    with progress.stage("check files (MB)", total=sum(file.stat().st_size for file in unread) / 1e6) as stage:
+        for file, key in identities.items():
+            if file in unread:
+                fresh[key] = file_entry(file, file.parent).sha256
+                stage.advance(file.stat().st_size / 1e6)
+            found[file] = fresh.get(key) or known[key]
+    if fresh:
+        _remember("contents", fresh)
+    return found
 
 
 def load_key(digests: Mapping[str, str], engine: str) -> str:
@@ -44,7 +54,7 @@ def was_loaded(key: str) -> bool:
 
 def remember_load(key: str, files: Sequence[str]) -> None:
     """`files` are for people who look into the table."""
-    _remember("loads", key, list(files))
+    _remember("loads", {key: list(files)})
 
 
 def forget_loads() -> None:
@@ -57,10 +67,10 @@ def _identity(file: Path) -> str:
     return f"{facts.st_dev}:{facts.st_ino}:{facts.st_size}:{facts.st_mtime_ns}:{facts.st_ctime_ns}"
 
 
-def _remember(table: str, key: str, value: Any) -> None:
+def _remember(table: str, fresh: Mapping[str, Any]) -> None:
     # two processes may each lose the other's entry: then something is checked once more
     document = read_cached(RECORDS)
-    entries = {name: kept for name, kept in _table(document, table).items() if name != key} | {key: value}
+    entries = {name: kept for name, kept in _table(document, table).items() if name not in fresh} | fresh
     document[table] = dict(list(entries.items())[-_KEPT:])
     write_cached(RECORDS, document)
 

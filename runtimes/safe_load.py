@@ -24,7 +24,7 @@ from edgeport.runtimes.container import Container
 from edgeport.runtimes.container_files import container_files
 from edgeport.runtimes.engines import ENGINES, open_session, require_engine
 from edgeport.runtimes.isolation import run_isolated
-from edgeport.runtimes.load_records import content_sha256, load_key, remember_load, was_loaded
+from edgeport.runtimes.load_records import content_sha256s, load_key, remember_load, was_loaded
 from edgeport.runtimes.session import SessionOptions
 
 Check = Literal["auto", "always", "never"]
@@ -101,22 +101,19 @@ def _load_isolated(container: Container, size_bytes: int) -> None:
 
 def _digests(container: Container, *, read_again: bool, progress: Progress) -> Mapping[str, str]:
     """File name to sha256. Raises ArtifactError for a file that is missing or not what the manifest says."""
-    digests = {}
-    files = container_files(container)
-    with progress.stage("check files", total=len(files)) as stage:
-        for file, expected in files.items():
-            try:
-                digest = content_sha256(file, read_again=read_again)
-            except OSError as error:
-                raise ArtifactError(f"{file} cannot be read: {error.strerror}", hint=_ADVICE) from error
-            if expected is not None and digest != expected:
-                raise ArtifactError(
-                    f"{file} is damaged or was changed: its sha256 is {digest[:16]}, the manifest says {expected[:16]}",
-                    hint=_ADVICE,
-                )
-            digests[file.name] = digest
-            stage.advance()
-    return digests
+    expected = container_files(container)
+    try:
+        found = content_sha256s(expected, read_again=read_again, progress=progress)
+    except OSError as error:
+        raise ArtifactError(f"{error.filename} cannot be read: {error.strerror}", hint=_ADVICE) from error
+    for file, digest in found.items():
+        listed = expected[file]
+        if listed is not None and digest != listed:
+            raise ArtifactError(
+                f"{file} is damaged or was changed: its sha256 is {digest[:16]}, the manifest says {listed[:16]}",
+                hint=_ADVICE,
+            )
+    return {file.name: digest for file, digest in found.items()}
 
 
 def _model_files(container: Container) -> str:
