@@ -116,11 +116,9 @@ def _take_turns(
                 order = sides if number % 2 == 0 else sides[::-1]
                 opened = {id(side): stack.enter_context(_open(side, workload)) for side in order}
                 a, b = (opened[id(side)] for side in sides)
-                for child in (a, b):
-                    for test in (
-                        "",
-                        *tests,
-                    ):  # the first answer only says that it is open; then one warm-up of each
+                for child, load_ms in zip((a, b), loads, strict=True):
+                    load_ms.append(child.next() / 1e6)
+                    for test in tests:  # to warm up
                         child.next(test)
                 for index in range(blocks * number // rounds, blocks * (number + 1) // rounds):
                     for test in tests:
