@@ -123,10 +123,10 @@ class OpenVinoSession:
 
     def rewind(self, position: int) -> None:
         self._window.check_rewind(position)
-        if position == self._window.position:
+        if 0 < position == self._window.position:
             return
         try:
-            if position == 0:
+            if position == 0:  # even when nothing is counted: a call that was interrupted may have left something
                 self._request.reset_state()
             else:
                 self._cut_state(position)

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeport.errors import RuntimeFailure
+from edgeport.errors import RuntimeFailure, UnsupportedModel
 from edgeport.manifest import ContainerEntry, DraftEntry, Manifest, ModelFacts, SourceFacts, write_manifest
 from edgeport.runtimes import GenerationOptions, Model, Sampling, SessionOptions, load
-from edgeport.runtimes.engines import ENGINES, unavailable_because
+from edgeport.runtimes.engines import ENGINES, open_session, unavailable_because
 from edgeport.runtimes.prompt_cache import HeldSession, shared_length
 from edgeport.runtimes.session import Logits
 
@@ -92,6 +92,30 @@ def test_with_a_draft_too(packed_dir: Path, tmp_path: Path) -> None:
         drafted = texts(model, WITH)
         assert [tokens for tokens, _ in drafted] == [tokens for tokens, _ in plain]
         assert drafted[1][1] > 8 and model.draft.acceptance().steps > 0
+
+
+@pytest.mark.parametrize("engine", [*ENGINES, "openvino with its state"])
+def test_a_call_that_was_interrupted_leaves_nothing_behind(
+    packed_dir: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C may come between the engine's work and the line that counts it; going back to 0 must clear that too."""
+    engine, _, stateful = engine.partition(" ")
+    if (reason := unavailable_because(engine)) is not None:
+        pytest.skip(reason)
+
+    def refuse(_: object) -> None:
+        raise UnsupportedModel("a graph that cannot be paged")
+
+    if stateful:
+        monkeypatch.setattr("edgeport.runtimes.openvino.paged", refuse)
+    session = open_session(engine, packed_dir / engine, EXACT)
+    expected = session.feed(list(range(40, 60)))
+    session.rewind(0)
+    session.feed(list(range(90, 120)))
+    session._window.position = 0  # type: ignore[attr-defined]
+    session.rewind(0)
+    np.testing.assert_array_equal(session.feed(list(range(40, 60))), expected)
+    session.close()
 
 
 class Tape:
