@@ -99,14 +99,13 @@ def main() -> int:
             f"--repetitions {arguments.repetitions} is too few for a median: {FEWEST_REPETITIONS} or more"
         )
     manifest = read_manifest(arguments.artifact)
-    rows = []
+    machine, rows = capture(), []
     with tempfile.TemporaryDirectory(prefix="edgeport-embedded-") as folder:
         wheel = build_wheel(Path(folder))
         for extra in EXTRAS:
             print(f"installing edgeport[{extra}]", file=sys.stderr, flush=True)
             environment = make_environment(wheel, extra, Path(folder) / extra)
             rows.append(measure(environment, arguments.artifact, arguments.repetitions))
-    machine = capture()
     where = (
         f"Medians of {arguments.repetitions} fresh processes with warm files, loading {manifest.name} "
         f"({manifest.model.parameters / 1e6:.1f}M parameters); {machine.cpu_model}, {machine.cores} cores, "
