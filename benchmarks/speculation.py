@@ -190,7 +190,7 @@ def arguments_of() -> argparse.Namespace:
     parser.add_argument("--text", type=Path, default=TEXT)
     parser.add_argument("-p", "--n-prompt", type=int, default=256)
     parser.add_argument("-n", "--n-gen", type=int, default=128)
-    parser.add_argument("--prompts", type=int, default=12, help=f"at least {FEWEST_BLOCKS} (12)")
+    parser.add_argument("--prompts", type=int, default=12, help=f"{FEWEST_BLOCKS} or more (12)")
     parser.add_argument("--threads", type=int, help="default: the physical cores")
     parser.add_argument("--exact", action="store_true", help="the engine's most exact arithmetic")
     parser.add_argument(
@@ -199,7 +199,10 @@ def arguments_of() -> argparse.Namespace:
         help="llama.cpp: with it several tokens in a call get the bits of single ones (default: the adapter's choice)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all results there")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.prompts < FEWEST_BLOCKS:
+        parser.error(f"--prompts is {arguments.prompts}, an interval needs {FEWEST_BLOCKS} or more")
+    return arguments
 
 
 def main() -> int:
