@@ -117,8 +117,8 @@ class GgufSession:
     def _restore_window(self, memory: Any, position: int) -> None:
         """Layers with a sliding window have dropped what lay before it: where a token is missing, feed all again."""
         kept, self._fed = self._fed[:position], []
-        missing = native.llama_memory_seq_pos_min(memory, 0) > max(0, position - self._sliding_tokens)
-        if position == 0 or not missing:
+        first = native.llama_memory_seq_pos_min(memory, 0)  # -1 when nothing is left
+        if position == 0 or 0 <= first <= max(0, position - self._sliding_tokens):
             self._fed = kept
             return
         native.llama_memory_seq_rm(memory, 0, 0, -1)

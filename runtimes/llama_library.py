@@ -22,6 +22,7 @@ _LOG_LINES_KEPT = 40
 _ECHO = os.environ.get("EDGEPORT_ENGINE_LOG") == "1"
 """Also write the log to stderr: for a child process that may die with it."""
 _WORDS_OF_A_CAUSE = ("error", "fail", "unknown", "invalid", "wrong", "missing", "not within")
+_LEVEL_DEBUG = 1
 _LOAD_MODES = {
     (False, False): native.LLAMA_LOAD_MODE_NONE,
     (True, False): native.LLAMA_LOAD_MODE_MMAP,
@@ -33,12 +34,14 @@ _log: deque[str] = deque(maxlen=_LOG_LINES_KEPT)
 
 
 @native.llama_log_callback  # type: ignore[untyped-decorator]
-def _keep(_level: int, text: bytes, _user_data: Any) -> None:
+def _keep(level: int, text: bytes, _user_data: Any) -> None:
     line = text.decode("utf-8", "replace").rstrip()
-    if line.strip("."):
+    if not line.strip("."):
+        return
+    if level != _LEVEL_DEBUG:  # these name every tensor of the graph, and would push out what says why
         _log.append(line)
-        if _ECHO:
-            os.write(2, f"{line}\n".encode())
+    if _ECHO:
+        os.write(2, f"{line}\n".encode())
 
 
 def start() -> None:
