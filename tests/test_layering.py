@@ -23,7 +23,7 @@ RUNTIME_EXTRAS = ("onnx", "openvino", "gguf", "reference")
 LAYER_EXTRAS = {
     "edgeport": (),
     "devices": (),
-    "runtimes": RUNTIME_EXTRAS,
+    "runtimes": (*RUNTIME_EXTRAS, "constrained"),
     "export": (*RUNTIME_EXTRAS, "export", "eval", "engines", "datasets", "harness", "bitsandbytes", "lora"),
 }
 
