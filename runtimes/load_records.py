@@ -70,7 +70,7 @@ def _identity(file: Path) -> str:
 def _remember(table: str, fresh: Mapping[str, Any]) -> None:
     # two processes may each lose the other's entry: then something is checked once more
     document = read_cached(RECORDS)
-    entries = {name: kept for name, kept in _table(document, table).items() if name not in fresh} | fresh
+    entries = {name: kept for name, kept in _table(document, table).items() if name not in fresh} | dict(fresh)
     document[table] = dict(list(entries.items())[-_KEPT:])
     write_cached(RECORDS, document)
 
