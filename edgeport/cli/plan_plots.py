@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgeport.runtimes.report.axes import LogAxis, decades
+from edgeport.runtimes.report.axes import LogAxis, decade_label, decades
 from edgeport.runtimes.report.drawing import WIDTH, draw_labels, draw_line, draw_text, figure
 from edgeport.runtimes.report.markup import Markup, element
 from edgeport.units import format_bytes
@@ -87,7 +87,7 @@ def _frame(
     parts = []
     for value in y_ticks:
         parts.append(draw_line(LEFT, y_axis.at(value), WIDTH - RIGHT, y_axis.at(value), "grid"))
-        parts.append(draw_text(LEFT - 6, y_axis.at(value) + 4, f"{value:,g}", anchor="end"))
+        parts.append(draw_text(LEFT - 6, y_axis.at(value) + 4, decade_label(value), anchor="end"))
     for value in x_ticks:
         parts.append(draw_line(x_axis.at(value), TOP, x_axis.at(value), HEIGHT - BOTTOM, "grid"))
         anchor, x = ("end", WIDTH) if value == x_ticks[-1] else ("middle", x_axis.at(value))

@@ -63,6 +63,14 @@ def tick_label(value: float, all_ticks: Sequence[float]) -> str:
     return f"{value:,.{decimals}f}"
 
 
+def decade_label(value: float) -> str:
+    """`0.1`, `1,000`, `100k`, `1M`: short enough to stand beside an axis."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e5, "k")):
+        if value >= limit:
+            return f"{value / (1e3 if unit == 'k' else limit):g}{unit}"
+    return f"{value:,g}"
+
+
 def decades(values: Sequence[float]) -> list[float]:
     """Powers of ten that enclose the values, at least two."""
     first, last = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))

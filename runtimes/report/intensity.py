@@ -15,7 +15,7 @@ from edgeport.devices.work import StoredWeights, attention_operations, prompt_wo
 from edgeport.manifest import Manifest, base_format
 from edgeport.runtimes.bench.compare import dig
 from edgeport.runtimes.bench.roofline import mean_cache_entries
-from edgeport.runtimes.report.axes import LogAxis, decades
+from edgeport.runtimes.report.axes import LogAxis, decade_label, decades
 from edgeport.runtimes.report.cells import roofline_share
 from edgeport.runtimes.report.drawing import (
     WIDTH,
@@ -129,8 +129,8 @@ def roofline_plot(
     parts = [draw_text(4, 12, "Gop/s"), *legend]
     for value in y_values:
         parts.append(draw_line(left, y_axis.at(value), WIDTH - right, y_axis.at(value), "grid"))
-        parts.append(draw_text(left - 6, y_axis.at(value) + 4, f"{value:,g}", anchor="end"))
-    parts += draw_x_ticks(x_axis, x_values, height - bottom, [f"{value:,g}" for value in x_values])
+        parts.append(draw_text(left - 6, y_axis.at(value) + 4, decade_label(value), anchor="end"))
+    parts += draw_x_ticks(x_axis, x_values, height - bottom, [decade_label(value) for value in x_values])
     parts.append(
         draw_text((left + WIDTH - right) / 2, height - 8, "operations per byte read", anchor="middle")
     )

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeport.runtimes.report.axes import tick_label, ticks
+from edgeport.runtimes.report.axes import decade_label, tick_label, ticks
 from edgeport.runtimes.report.drawing import LABEL_HEIGHT, WIDTH
 from edgeport.runtimes.report.markup import element
 from edgeport.runtimes.report.plots import Bar, Point, bar_value, bars, scatter
@@ -91,6 +91,11 @@ def test_ticks_are_round() -> None:
     assert ticks(352, 988, from_zero=True) == [0, 500, 1000]
     assert [tick_label(value, [13.0, 13.2]) for value in (13.0, 13.2)] == ["13.0", "13.2"]
     assert tick_label(1000, [0, 500]) == "1,000"
+
+
+def test_decades_have_short_labels() -> None:
+    labels = [decade_label(10.0**power) for power in range(-1, 10)]
+    assert labels == ["0.1", "1", "10", "100", "1,000", "10,000", "100k", "1M", "10M", "100M", "1G"]
 
 
 def test_values_have_as_many_digits_as_they_need() -> None:
