@@ -14,8 +14,8 @@ from edgeport.errors import RuntimeFailure
 from edgeport.runtimes.session import Logits, Session
 from edgeport.runtimes.turns import Cancelled, Ticket
 
-PIECE_TOKENS = 512
-"""A long prompt is fed in pieces, so that it can be stopped between two of them; engines compute no more than that at once."""
+PIECE_TOKENS = 256
+"""A long prompt is fed in pieces, so that it can be stopped between two of them."""
 WORTH_TOKENS = 8
 """Fewer shared tokens than that are cheaper to compute again than to rewind to: some engines copy their cache for it."""
 
