@@ -73,12 +73,12 @@ def read_host_key(format_name: str) -> Host:
 
 
 def identity(container: Container) -> str:
-    """The manifest's weights_id; of a file without a manifest its path, size and time."""
+    """The manifest's weights_id; without a manifest the files with their sizes and times."""
     if container.manifest is not None:
         return container.manifest.container(container.format).weights_id
     path = container.path.resolve()
-    stat = path.stat()
-    return f"{path}:{stat.st_size}:{stat.st_mtime_ns}"
+    files = sorted(item for item in path.iterdir() if item.is_file()) if path.is_dir() else [path]
+    return "|".join(f"{item}:{item.stat().st_size}:{item.stat().st_mtime_ns}" for item in files)
 
 
 def remember(container: Container, tuned: Tuned) -> bool:
