@@ -16,13 +16,12 @@ import numpy as np
 import pytest
 
 from edgeport.errors import EdgeportError, RuntimeFailure, UsageError
-from edgeport.runtimes.artifact import choose
+from edgeport.runtimes.artifact import choose, load
 from edgeport.runtimes.container import find_containers
 from edgeport.runtimes.draft_model import Draft
 from edgeport.runtimes.engines import ENGINES, open_session, unavailable_because
 from edgeport.runtimes.generate import GenerationOptions, generate
 from edgeport.runtimes.penalties import History
-from edgeport.runtimes.safe_load import check_load
 from edgeport.runtimes.sampling import GREEDY
 from edgeport.runtimes.session import Session, SessionOptions
 from edgeport.runtimes.speculative import write
@@ -361,16 +360,15 @@ OPENED_FILE = {
 
 @pytest.mark.parametrize("containers", ["tiny_llama_dir"], indirect=True)
 def test_a_damaged_file_is_an_error_and_not_a_crash(containers: Path, engine: str, tmp_path: Path) -> None:
-    """Checked in a child, then opened here: tests/integration/test_damaged_files.py has many kinds and places of damage."""
+    """Opened in a child first; tests/integration/test_damaged_files.py has many kinds and places of damage."""
     folder = Path(shutil.copytree(containers / engine, tmp_path / engine))
-    (container,) = find_containers(folder)
-    check_load(container, "always")
+    load(folder, options=SessionOptions(threads=1)).close()
     file = next(folder.glob(OPENED_FILE[engine]))
     content = file.read_bytes()
     for damage in (content[: len(content) // 2], b"", b"this is not a model\n" * 50):
         file.write_bytes(damage)
         with pytest.raises(EdgeportError) as caught:
-            check_load(container)
+            load(folder)
         assert file.name in str(caught.value), "the error must name the file"
 
 
