@@ -126,7 +126,7 @@ class OpenVinoSession:
         if 0 < position == self._window.position:
             return
         try:
-            if position == 0:  # even when nothing is counted: a call that was interrupted may have left something
+            if position == 0:  # counted or not: an interrupted call may have left something
                 self._request.reset_state()
             else:
                 self._cut_state(position)
