@@ -22,7 +22,7 @@ from edgeport.runtimes.report.rows import number, peak_memory_bytes
 from edgeport.runtimes.report.tables import not_measured, note, table
 from edgeport.units import format_bytes
 
-TITLES = ("figure", "predicted", "interval", "measured", "error")
+TITLES = ("figure", "predicted", "measured", "error", "interval")
 PICTURE_CAPTION = (
     "The mark is the measured figure, the line the predicted interval, both over what was predicted: 1 is exactly as "
     "predicted. Filled: inside the interval; hollow: outside."
@@ -63,9 +63,9 @@ def prediction_section(manifest: Manifest) -> Markup:
         [
             f"{item.label}, {item.figure}",
             item.shown(item.predicted),
-            f"{item.shown(item.low)} to {item.shown(item.high)}",
             item.shown(item.measured),
             f"{item.error:+.0%}{'' if item.inside else ', outside'}",
+            f"{item.shown(item.low)} to {item.shown(item.high)}",
         ]
         for item in found
     ]

@@ -28,13 +28,13 @@ MIB = 2**20
 COLUMNS: tuple[Cell, ...] = (
     ("verdict", lambda record: text(record, "judgement.verdict")),
     ("lasted", lambda record: lasted(record)),
-    ("passes", lambda record: figure_text(record, "passes", "{:,.0f}")),
-    ("tokens", lambda record: figure_text(record, "tokens", "{:,.0f}")),
+    ("wrong answers", lambda record: _wrong(record)),
     ("resident grows", lambda record: _growth(record, "resident")),
     ("anonymous grows", lambda record: _growth(record, "anonymous")),
     ("p50, last third", lambda record: _drift(record, "p50")),
     ("p95, last third", lambda record: _drift(record, "p95")),
-    ("wrong answers", lambda record: _wrong(record)),
+    ("passes", lambda record: figure_text(record, "passes", "{:,.0f}")),
+    ("tokens", lambda record: figure_text(record, "tokens", "{:,.0f}")),
 )
 CAPTION = (
     "One process wrote the same greedy texts over and over. Growth: MiB per hour after warm-up, with its 95 % interval. Last third: "

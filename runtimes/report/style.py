@@ -68,6 +68,7 @@ table.files td:last-child, code, pre { font-family: ui-monospace, "DejaVu Sans M
 pre { margin: 0; padding: .8rem 1rem; background: var(--card); border-radius: 4px; white-space: pre-wrap; overflow-wrap: anywhere; }
 summary { padding: .3rem 0; cursor: pointer; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 1.2rem; align-items: start; }
+.verdict + .plots { margin-top: 1rem; }
 figure { margin: 0; padding: .9rem; background: var(--card); border-radius: 4px; max-width: 36rem; }
 svg { display: block; width: 100%; height: auto; max-width: 32rem; margin: 0 auto .4rem; }
 svg text { font-size: 11px; font-family: inherit; }
