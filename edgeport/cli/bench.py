@@ -56,6 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-memory", action="store_true", help="leave out the memory run, the cold load and energy"
     )
     parser.add_argument(
+        "--no-tuned", action="store_true", help="not with the settings `edgeport tune` found for this machine"
+    )
+    parser.add_argument(
         "-o",
         "--output",
         choices=OUTPUTS,
@@ -220,6 +223,7 @@ def _measure(
         emulation=emulation,
         device=device,
         profile=load_profile(arguments.profile) if arguments.profile else None,
+        tuned=not arguments.no_tuned and saved is None,
     )
     report = benchmark(arguments.directory, options, progress=Progress())
     _print(report, arguments, others)

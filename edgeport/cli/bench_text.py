@@ -95,6 +95,8 @@ def _prediction_table(containers: Sequence[Speed]) -> list[str]:
 
 
 def _notes(report: BenchReport) -> list[str]:
+    from edgeport.runtimes.engine_settings import settings_from
+
     first = report.containers[0]
     environment = report.environment
     bandwidth = report.bandwidth_bytes_per_s
@@ -103,6 +105,11 @@ def _notes(report: BenchReport) -> list[str]:
     notes = [
         f"{environment.cpu_model}, {first.threads} threads, context {first.context_length}, "
         f"{first.repetitions} repetitions; memory reads {measured}; load at the start {load}"
+    ]
+    notes += [
+        f"{speed.format} as tuned here: {settings_from(speed.settings)} (--no-tuned leaves that out)"
+        for speed in report.containers
+        if speed.settings
     ]
     energy = first.energy
     if energy is not None:

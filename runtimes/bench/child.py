@@ -7,6 +7,7 @@ caches, and a speed figure taken while memory is sampled holds the sampling.
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -30,8 +31,12 @@ from edgeport.runtimes.bench.measure import (
 from edgeport.runtimes.bench.memory import MemoryUse, sample_memory
 from edgeport.runtimes.bench.page_cache import drop_from_page_cache, read_into_page_cache
 from edgeport.runtimes.bench.timeline import MemoryMoment, MemoryTimeline, watched_memory
+from edgeport.runtimes.engine_settings import EngineSettings, settings_from
 from edgeport.runtimes.engines import ENGINES, open_session
 from edgeport.runtimes.session import Session, SessionOptions
+
+_SETTINGS_VARIABLE = "EDGEPORT_ENGINE_SETTINGS"
+"""EngineSettings as JSON: every function here opens its session with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +164,13 @@ def _memory_use(
     return MemoryUse(before_load, after_load, after_prompt, n_prompt, context_length, after_decode, n_gen)
 
 
+def settings_environment(settings: EngineSettings) -> dict[str, str]:
+    """The environment of a child whose sessions are to have these settings."""
+    chosen = settings.chosen()
+    return {_SETTINGS_VARIABLE: json.dumps(chosen)} if chosen else {}
+
+
 def _open(format_name: str, path: str, threads: int, context_length: int) -> Session:
-    return open_session(
-        format_name, Path(path), SessionOptions(threads=threads, context_length=context_length)
-    )
+    settings = settings_from(json.loads(os.environ.get(_SETTINGS_VARIABLE, "{}")))
+    options = SessionOptions(threads=threads, context_length=context_length, settings=settings)
+    return open_session(format_name, Path(path), options)

@@ -11,7 +11,7 @@ from typing import Any
 from edgeport.devices.profile import DeviceProfile
 from edgeport.manifest import ContainerEntry, Manifest, base_format, from_json, to_json
 from edgeport.progress import Progress
-from edgeport.runtimes.bench.child import MemoryRun, SpeedSamples
+from edgeport.runtimes.bench.child import MemoryRun, SpeedSamples, settings_environment
 from edgeport.runtimes.bench.container_roofline import container_roofline
 from edgeport.runtimes.bench.energy import POWERCAP, Energy, find_zones
 from edgeport.runtimes.bench.machine import Machine, engine_version
@@ -20,9 +20,12 @@ from edgeport.runtimes.bench.prediction import predict
 from edgeport.runtimes.bench.roofline import Roofline, mean_cache_entries
 from edgeport.runtimes.bench.speed import BenchLine, Speed, bench_line, latency, rate
 from edgeport.runtimes.bench.statistics import median
+from edgeport.runtimes.container import Container
 from edgeport.runtimes.emulate import Emulation
+from edgeport.runtimes.engine_settings import DEFAULT_SETTINGS, EngineSettings
 from edgeport.runtimes.engines import ENGINES
 from edgeport.runtimes.isolation import run_isolated
+from edgeport.runtimes.tuning.store import tuned_settings
 from edgeport.units import format_count
 
 TIMEOUT_S = 3600.0
@@ -35,7 +38,8 @@ _CHILD = "edgeport.runtimes.bench.child"
 class BenchPlan:
     """What is the same for every container of one run. memory: also the memory run, the cold load and energy.
 
-    profile: whose rates predict, None for no prediction. emulation: limits the engines' processes.
+    profile: whose rates predict, None for no prediction. emulation: limits the engines' processes. threads: what was asked for.
+    tuned: with the settings `edgeport tune` found.
     """
 
     directory: Path
@@ -46,6 +50,16 @@ class BenchPlan:
     memory: bool
     profile: DeviceProfile | None = None
     emulation: Emulation | None = None
+    threads: int | None = None
+    tuned: bool = False
+
+    def settings(self, entry: ContainerEntry) -> EngineSettings:
+        container = Container(entry.format, self.directory / entry.entry_point, self.manifest)
+        return (tuned_settings(container) if self.tuned else None) or DEFAULT_SETTINGS
+
+    def threads_of(self, entry: ContainerEntry) -> int:
+        """Asked for, else tuned, else the machine's."""
+        return self.threads or self.settings(entry).threads or self.machine.threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +123,14 @@ def _in_child(function: str, entry: ContainerEntry, plan: BenchPlan, more: Mappi
     shared = {
         "format_name": entry.format,
         "path": str(plan.directory / entry.entry_point),
-        "threads": plan.machine.threads,
+        "threads": plan.threads_of(entry),
         "context_length": plan.context_length,
     }
     return run_isolated(
         f"{_CHILD}:{function}",
         {**shared, **more},
         timeout_s=TIMEOUT_S,
+        environment=settings_environment(plan.settings(entry)),
         confinement=plan.emulation.confinement if plan.emulation else None,
     )
 
@@ -132,7 +147,8 @@ def _speed(entry: ContainerEntry, plan: BenchPlan, samples: SpeedSamples, beside
         engine_version=engine_version(entry.format),
         weights_id=entry.weights_id,
         measured_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        threads=plan.machine.threads,
+        threads=plan.threads_of(entry),
+        settings=plan.settings(entry).chosen(),
         context_length=plan.context_length,
         n_prompt=prompt.n_prompt if prompt is not None else 0,
         n_gen=generation.n_gen if generation is not None else 0,

@@ -34,7 +34,7 @@ class BenchOptions:
 
     memory: also the memory run, the cold load and energy. emulation: limits the engines' processes; `device` is whose limits
     these are, and what rates are scaled to. profile: whose rates predict; None takes a saved one of this machine, or its
-    measured bandwidth.
+    measured bandwidth. tuned: with what `edgeport tune` found for this machine; never where another one is emulated.
     """
 
     workload: Workload = field(default_factory=Workload)
@@ -44,6 +44,7 @@ class BenchOptions:
     emulation: Emulation | None = None
     device: DeviceProfile | None = None
     profile: DeviceProfile | None = None
+    tuned: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,4 +150,6 @@ def _plan(
         memory=options.memory,
         profile=profile,
         emulation=options.emulation,
+        threads=options.threads,
+        tuned=options.tuned and options.emulation is None,
     )

@@ -5,7 +5,9 @@ All fields are plain JSON in the end; names carry their units. None means "not m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from edgeport.runtimes.bench.energy import Energy
 from edgeport.runtimes.bench.environment import Environment
@@ -76,6 +78,8 @@ class Speed:
     memory_timeline: tuple[MemoryMoment, ...] = ()
     energy: Energy | None = None
     predicted: Prediction | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Of the engine, where they were not the adapter's own (edgeport.runtimes.engine_settings)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,3 +139,30 @@ def test_without_engines_it_says_what_to_install(packed_dir: Path, monkeypatch: 
         choose_containers(manifest, None)
     with pytest.raises(MissingExtra, match="onnx is missing"):
         choose_containers(manifest, ["onnx"])
+
+
+def test_tuned_settings_are_used_recorded_and_can_be_left_out(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That they arrive in the child is seen with a cache type this model's heads are too narrow for."""
+    from edgeport.runtimes.container import find_containers
+    from edgeport.runtimes.tuning import store
+
+    monkeypatch.setenv("EDGEPORT_CACHE", str(tmp_path / "cache"))
+    container = next(item for item in find_containers(artifact) if item.format == "gguf")
+    host, identity = store.read_host_key("gguf"), store.identity(container)
+    command = ["bench", str(artifact), "--format", "gguf", "-p", "8", "-n", "4", "-r", "1", "--no-memory"]
+
+    def tuned(settings: dict[str, Any]) -> None:
+        made = store.Tuned("tiny", "gguf", identity, "decode", host, settings, 1.1, 1.05, 1.2, 9.0, "now")
+        assert store.remember(container, made)
+
+    tuned({"threads": 1, "key_cache": "bf16"})
+    assert main(command) == 0
+    assert "gguf as tuned here: threads=1, key_cache=bf16" in capsys.readouterr().out
+    assert read_manifest(artifact).speed["gguf"]["settings"] == {"threads": 1, "key_cache": "bf16"}
+    tuned({"key_cache": "q4_0", "value_cache": "q4_0"})
+    assert main(command) == 1
+    assert main([*command, "--no-tuned"]) == 0
+    assert "tuned" not in capsys.readouterr().out
+    assert read_manifest(artifact).speed["gguf"]["settings"] == {}
