@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +14,8 @@ from edgeport.runtimes.encoder import Encoder
 from edgeport.runtimes.pooling import check_pooling, normalize, pool
 from edgeport.runtimes.tokenizer import Tokenizer
 
-_TEXTS_AT_ONCE = 32
-"""Their hidden states are held together; a progress line moves as often."""
+_TEXTS_AT_ONCE, _TOKENS_AT_ONCE = 32, 1024
+"""What is encoded in one call: its hidden states are held together, and between two calls one may stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +56,11 @@ def embed_texts(
     texts: Sequence[str],
     options: EmbeddingOptions = DEFAULTS,
     progress: Progress = NO_PROGRESS,
+    before_each: Callable[[], None] | None = None,
 ) -> Embeddings:
     """One vector per text; none for no texts. All texts are tokenized and checked before the first one is computed.
 
+    before_each: called before each few texts; what it raises ends the work.
     Raises UsageError for a text without tokens, RuntimeFailure for one that is longer than the context.
     """
     if isinstance(texts, str):
@@ -70,12 +72,26 @@ def embed_texts(
         sequences[index] = _cut(tokenizer, texts[index], sequences[index], encoder.context_length)
     vectors = np.empty((len(texts), encoder.hidden_size), np.float32)
     with progress.stage("embed", total=len(texts)) as stage:
-        for begin in range(0, len(texts), _TEXTS_AT_ONCE):
-            states = encoder.encode(sequences[begin : begin + _TEXTS_AT_ONCE])
-            for index, rows in enumerate(states, start=begin):
+        for group in _groups([len(sequence) for sequence in sequences]):
+            if before_each is not None:
+                before_each()
+            states = encoder.encode([sequences[index] for index in group])
+            for index, rows in zip(group, states, strict=True):
                 vectors[index] = pool(rows, options.pooling)
             stage.advance(len(states))
     return Embeddings(normalize(vectors) if options.normalize else vectors, token_counts, truncated)
+
+
+def _groups(lengths: Sequence[int]) -> Iterator[range]:
+    """Neighbouring texts, at most so many and so long together; a longer text is alone."""
+    begin = tokens = 0
+    for index, length in enumerate(lengths):
+        if index > begin and (index - begin == _TEXTS_AT_ONCE or tokens + length > _TOKENS_AT_ONCE):
+            yield range(begin, index)
+            begin, tokens = index, 0
+        tokens += length
+    if begin < len(lengths):
+        yield range(begin, len(lengths))
 
 
 def _check_lengths(counts: Sequence[int], limit: int, options: EmbeddingOptions) -> tuple[int, ...]:

@@ -257,7 +257,8 @@ class Model:
             if self._encoder is None:
                 self._encoder = open_encoder(self.format, self.container.path, self._options)
                 self._closers.append(self._encoder.close)
-            return embed_texts(self._encoder, self.tokenizer, texts, options)
+            stop = ticket.raise_if_cancelled
+            return embed_texts(self._encoder, self.tokenizer, texts, options, before_each=stop)
 
     def _score(self, text: str, stride: int | None, timeout_s: float | None, ticket: Ticket) -> Score:
         with self._turns.held(ticket, timeout_s):

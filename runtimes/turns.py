@@ -22,6 +22,10 @@ class Ticket:
     def __init__(self) -> None:
         self.is_cancelled = False
 
+    def raise_if_cancelled(self) -> None:
+        if self.is_cancelled:
+            raise Cancelled
+
 
 class Turns:
     """A queue for one model, and the lock under which its engine is called.

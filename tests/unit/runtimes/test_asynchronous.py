@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from edgeport.errors import RuntimeFailure
 from edgeport.runtimes import GenerationOptions, Model, SessionOptions, load
 from edgeport.runtimes.container import Container
+from edgeport.runtimes.encoders.reference import ReferenceEncoder
 from edgeport.runtimes.generation_defaults import PLAIN
 from edgeport.runtimes.model import Parts
 from edgeport.runtimes.prompt_cache import HeldSession
@@ -257,3 +259,30 @@ def test_a_score_can_be_cancelled(paced: tuple[Model, Paced]) -> None:
     asyncio.run(main())
     assert model.generate("b", GenerationOptions(max_tokens=1), timeout_s=20).tokens
     assert session.calls < 10, "it had 63 pieces"
+
+
+def test_embedding_can_be_cancelled(packed_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two groups of texts; the model is then free for the next caller."""
+    with load(packed_dir / "safetensors", check="never") as model:
+        model.embed(["hi"])
+        calls = []
+        encode = ReferenceEncoder.encode
+
+        def counted(self: ReferenceEncoder, sequences: Any) -> Any:
+            calls.append(len(sequences))
+            time.sleep(0.02)
+            return encode(self, sequences)
+
+        monkeypatch.setattr(ReferenceEncoder, "encode", counted)
+
+        async def main() -> None:
+            task = asyncio.create_task(model.aembed(["some text"] * 3200))
+            while not calls:
+                await asyncio.sleep(0.001)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        asyncio.run(main())
+        assert model.embed(["hi"], timeout_s=20).vectors.shape == (1, 64)
+        assert len(calls) < 50, "there were a hundred groups"

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edgeport.errors import RuntimeFailure, UsageError
-from edgeport.runtimes.embedding import EmbeddingOptions, embed_texts
+from edgeport.runtimes.embedding import EmbeddingOptions, _groups, embed_texts
 from edgeport.runtimes.encoder import Encoder, open_encoder
 from edgeport.runtimes.encoders.batches import padded, plan_batches
 from edgeport.runtimes.pooling import POOLINGS, normalize, pool
@@ -114,6 +116,27 @@ def test_a_cut_text_keeps_its_closing_token(encoder: Encoder, tokenizer: FileTok
     found = embed_texts(encoder, WithEnd(tokenizer), [long], EmbeddingOptions(truncate=True))  # type: ignore[arg-type]
     kept = [*tokenizer.encode(long)[:63], 2]
     np.testing.assert_allclose(found.vectors[0], normalize(encoder.encode([kept])[0][-1]), atol=1e-6)
+
+
+def test_work_can_be_stopped_between_texts(encoder: Encoder, tokenizer: FileTokenizer) -> None:
+    calls = []
+
+    def stop_at_the_third() -> None:
+        calls.append(None)
+        if len(calls) == 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        embed_texts(encoder, tokenizer, TEXTS * 100, before_each=stop_at_the_third)
+    assert len(calls) == 3
+
+
+@given(st.lists(st.integers(1, 1500), max_size=120))
+def test_groups_are_neighbours_and_bounded(lengths: list[int]) -> None:
+    groups = list(_groups(lengths))
+    assert [index for group in groups for index in group] == list(range(len(lengths)))
+    for group in groups:
+        assert 1 <= len(group) <= 32 and (sum(lengths[index] for index in group) <= 1024 or len(group) == 1)
 
 
 def test_no_texts_are_no_vectors_and_an_empty_text_is_named(
