@@ -87,6 +87,16 @@ def test_json_is_one_line_with_a_space_after_each_separator(tokenizer: FileToken
         assert fresh.admits(tokens) < len(tokens), other
 
 
+def test_text_that_looks_like_a_special_token_is_text(tokenizer: FileTokenizer) -> None:
+    """Cut as the tokenizer cuts it, an enum of `<|im_end|>` would end the text in its middle."""
+    constraint = constraint_for(JsonSchema({"const": "a<|im_end|>b"}), tokenizer)
+    forced = constraint.forced()
+    assert not tokenizer.stop_ids & set(forced)
+    assert "".join(tokenizer.decode([token]) for token in forced) == '"a<|im_end|>b"'
+    walk(constraint, forced)
+    assert constraint.is_complete
+
+
 WRONG_SCHEMAS: list[tuple[Any, str, str]] = [
     ({"type": "strin"}, "/", "Invalid type"),
     ({"properties": {"a/b": {"items": {"type": "strin"}}}}, "/properties/a~1b/items", "Invalid type"),

@@ -77,6 +77,19 @@ def test_a_stop_token_ends_it_where_it_may_end() -> None:
     assert [token.id for token in run(Tired(), "x+", ignore_stop_tokens=True)] == [ord("x"), STOP]
 
 
+def test_a_model_without_a_stop_token_ends_where_nothing_can_follow_or_its_tokens_do() -> None:
+    class Endless(ByteVocabulary):
+        stop_ids = frozenset()
+
+        def is_stop(self, token: int) -> bool:
+            return False
+
+    for pattern, text, reason in (("x{3}", "xxx", "stop"), ("x+", "x" * 9, "length")):
+        options = GenerationOptions(9, constraint=Regex(pattern))
+        tokens = list(generate(Ranked(), Endless(), PROMPT, options))
+        assert (text_of(tokens), tokens[-1].finish_reason) == (text, reason)
+
+
 def test_forced_tokens_save_calls() -> None:
     pattern = "begin: (one|two) end"
     alone, forced = Ranked(), Ranked()

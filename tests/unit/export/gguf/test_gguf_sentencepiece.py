@@ -6,15 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from gguf import TokenType
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from edgeport.errors import GateFailure, UnsupportedModel
 from edgeport.export.formats.gguf_sentencepiece import SPACE
 from edgeport.export.formats.gguf_tokenizer import read_tokenizer
 from edgeport.export.verify.token_parity import check_token_parity
 from edgeport.export.verify.token_texts import TEXTS
+from edgeport.runtimes.constraint import JsonSchema, constraint_for
+from edgeport.runtimes.llama_vocabulary import LlamaVocabulary
+from edgeport.runtimes.tokenizer import FileTokenizer
 
 VOCAB_SIZE = 1200
 SPECIAL = ["<unk>", "<s>", "</s>"]
@@ -109,3 +113,38 @@ def test_whitespace_rules_llama_cpp_does_not_have_are_refused(scheme: str, tmp_p
     with pytest.raises(UnsupportedModel, match="no whitespace rule") as caught:
         read_tokenizer(save(tokenizer, tmp_path), VOCAB_SIZE)
     assert "original tokenizer.json" in str(caught.value.hint)
+
+
+def test_a_constraint_allows_the_same_tokens_as_in_tokenizer_json(write_vocabulary, tmp_path: Path) -> None:
+    """A SentencePiece text begins with a space that no JSON has; bytes without a character have tokens of their own."""
+    tokenizer = sentencepiece_tokenizer()
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    directory = save(tokenizer, tmp_path)
+    both = FileTokenizer(directory), LlamaVocabulary(write_vocabulary(directory, VOCAB_SIZE))
+    text = '{"name": "Zoé 😀", "kind": "</s>"}'
+    schema = JsonSchema(
+        {
+            "type": "object",
+            "properties": {"name": {"type": "string"}, "kind": {"const": "</s>"}},
+            "required": ["name", "kind"],
+            "additionalProperties": False,
+        }
+    )
+    first, second = (constraint_for(schema, vocabulary) for vocabulary in both)
+    written = b""
+    while not second.is_complete:
+        size = min(first.allowed().size, second.allowed().size)
+        assert (first.allowed()[:size] == second.allowed()[:size]).all()
+        pieces = both[1].token_bytes()
+        left = text.encode()[len(written) :]
+        token = next(
+            token
+            for token in np.flatnonzero(second.allowed()).tolist()
+            if pieces[token] is not None and left.startswith(pieces[token])
+        )
+        first.accept(token)
+        second.accept(token)
+        written += pieces[token] or b""
+    assert written.decode() == text and first.is_complete
