@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from edgeport.manifest import Manifest, to_json
+from edgeport.manifest import Manifest, from_json, to_json
+from edgeport.runtimes.bench.environment import Environment
 from edgeport.runtimes.bench.prediction import Prediction
 from edgeport.runtimes.bench.roofline import roofline
+from edgeport.runtimes.bench.soak_judge import Drift, Growth, SoakJudgement, SoakLimits
+from edgeport.runtimes.bench.soak_run import SoakMoment, SoakReport
 from edgeport.runtimes.bench.timeline import MemoryMoment
 
 STAGES = ("import", "load", "prompt", "decode")
@@ -21,30 +25,24 @@ def full_manifest(measured_manifest: Manifest) -> Manifest:
         name: with_newer_parts(record, slower)
         for slower, (name, record) in enumerate(measured_manifest.speed.items(), start=1)
     }
-    return dataclasses.replace(measured_manifest, speed=speed, soak={"gguf": soak_record()})
+    return dataclasses.replace(
+        measured_manifest, speed=speed, soak={"gguf": soak_record(speed["gguf"]["environment"])}
+    )
 
 
-def soak_record() -> dict[str, Any]:
-    """Ten minutes without a violation, as runtimes/bench/soak_run.py writes them."""
-    growth = {"bytes_per_hour": 3 << 20, "low_bytes_per_hour": -1 << 20, "high_bytes_per_hour": 7 << 20}
-    drift = {"first_ms": 24.0, "last_ms": 24.5, "ratio": 1.02, "low": 0.99, "high": 1.05}
-    moments = [
-        {
-            "seconds": 30.0 * at,
-            "resident_bytes": 400 << 20,
-            "anonymous_bytes": 150 << 20,
-            "p50_ms": 24.0 + at % 2,
-        }
-        for at in range(1, 21)
-    ]
-    return {
-        "format": "gguf", "asked_seconds": 600.0, "seconds": 600.0, "passes": 180, "tokens": 11_520, "interrupted": False,
-        "judgement": {
-            "verdict": "passed", "violations": [], "resident": growth, "anonymous": growth,
-            "drift_p50": drift, "drift_p95": None, "wrong_outputs": [], "passes_with_infinite_logits": 0,
-        },
-        "moments": moments,
-    }  # fmt: skip
+def soak_record(environment: Mapping[str, Any]) -> Any:
+    """Ten minutes without a violation, as the benchmark writes them."""
+    growth = Growth(3 << 20, -1 << 20, 7 << 20, 150 << 20, 151 << 20)
+    drift = Drift(24.0, 24.5, 1.02, 0.99, 1.05)
+    report = SoakReport(
+        format="gguf", engine="llama.cpp", engine_version="0.3.36", weights_id="3fa9c1", measured_at="2026-11-21T15:00:00Z",
+        asked_seconds=600.0, seconds=600.0, passes=180, tokens=11_520, n_prompt=128, n_gen=64, threads=4,
+        interrupted=False, fault=None, limits=SoakLimits(),
+        judgement=SoakJudgement("passed", (), growth, growth, drift, None, (), 0),
+        moments=tuple(SoakMoment(30.0 * at, 400 << 20, 150 << 20, 24.0 + at % 2) for at in range(1, 21)),
+        environment=from_json(Environment, environment),
+    )  # fmt: skip
+    return to_json(report)
 
 
 def with_newer_parts(record: dict[str, Any], slower: int) -> dict[str, Any]:
