@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from edgeport.errors import UsageError
+from edgeport.errors import RuntimeFailure, UsageError
 from edgeport.runtimes.acceptance import Acceptance, Tally
 from edgeport.runtimes.pace import Pace
 from edgeport.runtimes.penalties import History
@@ -80,9 +80,15 @@ class Draft:
         self._tally.add(judged.drafted, judged.kept)
         begin = self.clock()
         if self.session.position > judged.position:
-            self.session.rewind(judged.position)
+            self._go_back(judged.position)
         if self.pace is not None and judged.seconds is not None:
             self.pace.add_round(judged.tokens, judged.seconds + self.clock() - begin)
+
+    def _go_back(self, position: int) -> None:
+        try:
+            self.session.rewind(position)
+        except RuntimeFailure:  # some models cannot go back part of the way: this one reads the text again
+            self.session.rewind(0)
 
     def stepped_alone(self, seconds: float) -> None:
         if self.pace is not None:

@@ -144,9 +144,17 @@ class _Text:
                 begin = proposer.clock()
                 position = len(self._history.tokens) - 1
                 if self._target.position > position:
-                    self._target.rewind(position)
+                    self._go_back(position)
                 seconds += proposer.clock() - begin
                 proposer.settle(Round(len(proposals), kept, position, seconds if is_whole else None))
+
+    def _go_back(self, position: int) -> None:
+        try:
+            self._target.rewind(position)
+        except RuntimeFailure:
+            # A recurrent state or a cut window cannot go back part of the way: read the text again, and propose no more.
+            self._proposer = None
+            self._target.rewind(0)
 
     def _judge(self, proposal: Proposal, logits: Logits) -> int:
         """The proposal's token when the target keeps it, else what it takes in its place."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from table_session import Table, table
 
-from edgeport.errors import UsageError
+from edgeport.errors import RuntimeFailure, UsageError
 from edgeport.runtimes import speculative
 from edgeport.runtimes.distribution import Distribution
 from edgeport.runtimes.draft_model import Draft
@@ -241,6 +241,25 @@ def test_sampled_text_under_a_constraint_follows_its_distribution() -> None:
     statistic = float((((counts - TEXTS * expected) ** 2)[cells] / (TEXTS * expected[cells])).sum())
     freedom = int(cells.sum()) - 1
     assert (statistic - freedom) / np.sqrt(2 * freedom) < 3.5
+
+
+class Stubborn(Table):
+    """A model with a recurrent state: it can only go back to the beginning."""
+
+    def rewind(self, position: int) -> None:
+        if position not in (0, self.position):
+            raise RuntimeFailure("cannot rewind this model")
+        super().rewind(position)
+
+
+@pytest.mark.parametrize("who", ["target", "draft"])
+def test_a_model_that_cannot_go_back_part_of_the_way_reads_its_text_again(who: str) -> None:
+    for seed in range(3):
+        logits = table(seed)
+        target = (Stubborn if who == "target" else Table)(logits)
+        draft = (Stubborn if who == "draft" else Table)(near(logits, 0.5))
+        assert text(target, draft, 23) == greedy(logits, 23)
+        assert target.fed == PROMPT + greedy(logits, 23)[:-1]
 
 
 def test_someone_who_stops_within_a_round_leaves_the_session_as_without_a_draft() -> None:
