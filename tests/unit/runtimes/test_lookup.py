@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from table_session import Table, table
@@ -115,27 +117,42 @@ def test_a_full_context_is_no_error() -> None:
         assert [token for token, _ in choices] == alone(logits, prompt, GREEDY, room)
 
 
-def test_it_is_switched_off_where_it_loses_and_tried_again() -> None:
-    """A target whose calls cost their tokens, and a rewind as much: proposals that are wrong now and then cannot pay."""
-    logits = table(3)
-    target = Dear(logits, 3000)
-    lookup = PromptLookup(pace=Pace(lambda: target.spent, retry_steps=24))
-    sampling = Sampling(temperature=1.0, seed=5)
-    text = [token for token, _ in write(target, History([1, 0, 2]), sampling, 2000, proposer=lookup)]
-    assert text == [token for token, _ in write(Table(logits, 3000), History([1, 0, 2]), sampling, 2000)]
-    assert lookup.is_off and DRAFTED_STEPS < lookup.acceptance().steps < 80
+class Timed(Table):
+    """Time passes with each call, each token of a call, and each rewind."""
 
+    def __init__(self, logits: np.ndarray, call_s: float, token_s: float, rewind_s: float) -> None:
+        super().__init__(logits, 3000)
+        self.now, self._call_s, self._token_s, self._rewind_s = 0.0, call_s, token_s, rewind_s
 
-class Dear(Table):
-    spent = 0.0
-
-    def feed(self, tokens: list[int], *, all_logits: bool = False) -> np.ndarray:  # type: ignore[override]
-        self.spent += len(tokens)
+    def feed(self, tokens: Sequence[int], *, all_logits: bool = False) -> np.ndarray:
+        self.now += self._call_s + len(tokens) * self._token_s
         return super().feed(tokens, all_logits=all_logits)
 
     def rewind(self, position: int) -> None:
-        self.spent += 1
+        self.now += self._rewind_s
         super().rewind(position)
+
+
+@pytest.mark.parametrize(
+    ("costs", "is_off"),
+    [((1.0, 0.02, 0.0), False), ((0.0, 1.0, 0.0), True), ((1.0, 0.02, 3.0), True)],
+    ids=["cheap", "each token costs", "rewinding costs"],
+)
+def test_it_is_switched_off_where_it_loses_and_tried_again(
+    costs: tuple[float, float, float], is_off: bool
+) -> None:
+    """A text that repeats itself half of the time: whether its proposals pay is for the clock to say."""
+    logits, prompt = table(3), [1, 0, 2]
+    sampling = Sampling(temperature=0.8, seed=5)
+    target = Timed(logits, *costs)
+    lookup = PromptLookup(pace=Pace(lambda: target.now, retry_steps=24))
+    choices = write(target, History(prompt), sampling, 2000, proposer=lookup)
+    assert [token for token, _ in choices] == [
+        token for token, _ in write(Table(logits, 3000), History(prompt), sampling, 2000)
+    ]
+    steps = lookup.acceptance().steps
+    assert lookup.is_off == is_off
+    assert DRAFTED_STEPS < steps < 80 if is_off else steps > 500
 
 
 def test_the_one_that_load_uses_measures_first() -> None:
