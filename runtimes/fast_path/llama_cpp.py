@@ -14,6 +14,7 @@ from typing import Any
 
 from edgeport.devices.cpu import read_cpu
 from edgeport.devices.gguf_header import GgufTensor, read_gguf_header
+from edgeport.errors import RuntimeFailure
 from edgeport.manifest import to_json
 from edgeport.runtimes.container import Container
 from edgeport.runtimes.container_files import container_files
@@ -75,6 +76,11 @@ def inspect(path: str, log: str) -> Any:
         session = open_session(file, SessionOptions())
         session.close()
     loaded = read_load_log(Path(log).read_text(encoding="utf-8", errors="replace").splitlines())
+    if not loaded.buffers:
+        raise RuntimeFailure(
+            "llama.cpp's load log names no buffer, so that nothing can be proven",
+            hint="this check reads the log of the llama.cpp in llama-cpp-python 0.3.36",
+        )
     features = built_features(native.llama_print_system_info().decode())
     parts = [part for part in container_files(Container("gguf", file)) if part.suffix == ".gguf"]
     tensors = [tensor for part in parts for tensor in read_gguf_header(part).tensors]

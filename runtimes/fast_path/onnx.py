@@ -45,6 +45,8 @@ _INT8_PRODUCTS = (
 )
 _LOOKUPS = ("Gather", "GatherBlockQuantized", "EmbedLayerNormalization")
 _FUSED_ATTENTION = ("GroupQueryAttention", "MultiHeadAttention", "Attention", "PagedAttention", "QAttention")
+_BIAS_INPUT = {"MatMulNBits": 5, "Gemm": 2}
+"""Where a bias stands among a product's inputs; nothing of its weights comes after it."""
 _FUSION = re.compile(r"/\w*Fusion/?$")
 """What ONNX Runtime appends to the name of a node it fused with another."""
 _FEW_CASTS = 2
@@ -63,10 +65,12 @@ class Graph:
         return self.nodes.get(ran.name) or self.nodes.get(_FUSION.sub("", ran.name))
 
     def weights_of(self, ran: Executed) -> tuple[Weight, ...]:
+        """Codes, scales and zero points, or numbers; no bias."""
         node = self.node_of(ran)
         if node is None:
             return ()
-        return tuple(weight for name in node.inputs for weight in self.file.weights_behind(name))
+        inputs = node.inputs[: _BIAS_INPUT.get(node.operator)]
+        return tuple(weight for name in inputs for weight in self.file.weights_behind(name))
 
 
 def inspect(path: str, log: str) -> Any:

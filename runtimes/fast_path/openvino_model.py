@@ -11,6 +11,8 @@ from edgeport.runtimes.fast_path.openvino_kernels import CODES
 _PRODUCT, _CONSTANT = "MatMul", "Constant"
 _MOST_NODES = 32
 """Between a product and its constants: unpacking takes about ten; activations have the whole model behind them."""
+_INDICES = ("i32", "i64")
+"""Shapes of a Reshape and axes of a Transpose; they hold no weights."""
 _BITS = {"u1": 1, "u2": 2, "u3": 3, "u6": 6, "u4": 4, "i4": 4, "nf4": 4, "f4e2m1": 4}
 """Element types of less than a byte."""
 
@@ -42,12 +44,12 @@ def weights_by_product(model: Any) -> Mapping[str, StoredWeights]:
     for node in model.get_ordered_ops():
         if node.get_type_name() != _PRODUCT:
             continue
-        for item in node.inputs():
-            constants = list(_constants_behind(item.get_source_output().get_node()))
+        for port in node.inputs():
+            constants = list(_constants_behind(port.get_source_output().get_node()))
             matrices = [constant for constant in constants if constant and constant.is_matrix]
             if matrices and None not in constants:
                 codes = next((matrix for matrix in matrices if matrix.type in CODES), matrices[0])
-                size = sum(constant.size_bytes for constant in constants if constant)
+                size = sum(item.size_bytes for item in constants if item and item.type not in _INDICES)
                 found[node.get_friendly_name()] = StoredWeights(codes.type, size)
     return found
 
