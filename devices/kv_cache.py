@@ -34,7 +34,7 @@ LLAMA_CPP = CacheRules({32: 32, 16: 16, 8: 8.5, 4: 4.5}, 16, padding=256, window
 RULES: Mapping[str, CacheRules] = {
     "llama.cpp": LLAMA_CPP,
     "onnxruntime": CacheRules({32: 32}, 32, windows=False),
-    "openvino": CacheRules({32: 32}, 32, windows=False),
+    "openvino": CacheRules({32: 32, 16: 16}, 16, padding=32, windows=False),
     "vllm": CacheRules({16: 16, 8: 8}, 16, padding=16),
     "transformers": CacheRules({32: 32, 16: 16}, 16),
     "reference": CacheRules({32: 32}, 32, windows=False),

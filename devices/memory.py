@@ -59,9 +59,7 @@ ENGINES: Mapping[str, EngineMemory] = {
     "onnxruntime": EngineMemory(
         72 * MIB, bytes_per_block=10, chunk_tokens=256, logits_rows=256, logits_copies=2
     ),
-    "openvino": EngineMemory(
-        128 * MIB, copies=1.2, mapped_share=0.9, chunk_tokens=256, logits_rows=256, logits_copies=3
-    ),
+    "openvino": EngineMemory(165 * MIB, copies=1.2, mapped_share=0.9, chunk_tokens=256, logits_rows=1),
     "vllm": EngineMemory(1024 * MIB, logits_rows=1),
     "transformers": EngineMemory(400 * MIB),
     "reference": EngineMemory(50 * MIB, chunk_tokens=64, logits_rows=64),
