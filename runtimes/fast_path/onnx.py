@@ -182,8 +182,7 @@ def _fused_product(graph: Graph, ran: Executed, packed: bool) -> Product:
 
 def _dequantizer(graph: Graph, ran: Executed) -> Node | None:
     node = graph.node_of(ran)
-    makers = {output: item for item in graph.file.nodes for output in item.outputs}
-    found = (makers.get(name) for name in (node.inputs if node else ()))
+    found = (graph.file.makers.get(name) for name in (node.inputs if node else ()))
     return next((item for item in found if item and item.operator == "DequantizeLinear"), None)
 
 

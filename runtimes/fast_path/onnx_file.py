@@ -61,19 +61,21 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class OnnxFile:
+    """makers: which node makes an output."""
+
     nodes: tuple[Node, ...]
     weights: Mapping[str, Weight]
+    makers: Mapping[str, Node]
 
     def weights_behind(self, name: str) -> Iterator[Weight]:
         """The initializers `name` is computed from by operators that only unpack, in the order of inputs."""
-        makers = {output: node for node in self.nodes for output in node.outputs if output}
         waiting, seen = [name], {name}
         while waiting:
             item = waiting.pop(0)
             if item in self.weights:
                 yield self.weights[item]
-            elif item in makers and makers[item].operator in UNPACKING:
-                fresh = [i for i in makers[item].inputs if i and i not in seen]
+            elif item in self.makers and self.makers[item].operator in UNPACKING:
+                fresh = [name for name in self.makers[item].inputs if name and name not in seen]
                 seen.update(fresh)
                 waiting.extend(fresh)
 
@@ -99,7 +101,8 @@ def read_onnx(path: Path) -> OnnxFile:
         elif number == _GRAPH_INITIALIZER:
             weight = _weight(payload)
             weights[weight.name] = weight
-    return OnnxFile(tuple(nodes), weights)
+    makers = {output: node for node in nodes for output in node.outputs if output}
+    return OnnxFile(tuple(nodes), weights, makers)
 
 
 def _node(message: bytes) -> Node:

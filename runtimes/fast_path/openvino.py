@@ -44,10 +44,9 @@ _FUSED_ATTENTION = ("ScaledDotProductAttention", "PagedAttention", "MHA")
 
 @dataclass(frozen=True, slots=True)
 class Executed:
-    """A node of the compiled model. made_from: names in the file's model. constants: what it reads that was there before the run."""
+    """A node of the compiled model. constants: what it reads that was there before the run."""
 
     name: str
-    made_from: tuple[str, ...]
     layer: str
     primitive: str
     time_us: str
@@ -114,7 +113,6 @@ def _executed(runtime_model: Any) -> Iterator[Executed]:
         )
         yield Executed(
             node.get_friendly_name(),
-            tuple(facts.get("originalLayersNames", "").split(",")),
             facts.get("layerType", ""),
             facts.get("primitiveType", ""),
             facts.get("execTimeMcs", ""),
@@ -129,7 +127,7 @@ def _facts(node: Any) -> Mapping[str, str]:
 def groups_of(nodes: Sequence[Executed], stored: Mapping[str, StoredWeights]) -> list[KernelGroup]:
     found: dict[tuple[str, str, Kernel], list[Executed]] = {}
     for node in nodes:
-        kernel = _kernel(node, _weights(node, stored))
+        kernel = _kernel(node, stored.get(node.name))
         if kernel is not None:
             found.setdefault(kernel, []).append(node)
     return [
@@ -137,7 +135,7 @@ def groups_of(nodes: Sequence[Executed], stored: Mapping[str, StoredWeights]) ->
             role,
             kind,
             len(items),
-            sum(_stored_bytes(node, _weights(node, stored)) for node in items),
+            sum(_stored_bytes(node, stored.get(node.name)) for node in items),
             kernel,
             _evidence(items),
         )
@@ -160,11 +158,6 @@ def _kernel(node: Executed, weights: StoredWeights | None) -> tuple[str, str, Ke
     if node.layer in ("SoftMax", "Softmax"):
         return ATTENTION, "cache", attention_kernel(fused=False)
     return None
-
-
-def _weights(node: Executed, stored: Mapping[str, StoredWeights]) -> StoredWeights | None:
-    """A product with a bias behind it takes the name of the addition."""
-    return next((stored[name] for name in (node.name, *node.made_from) if name in stored), None)
 
 
 def _stored_bytes(node: Executed, weights: StoredWeights | None) -> int:

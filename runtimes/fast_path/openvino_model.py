@@ -39,8 +39,8 @@ class StoredWeights:
 
 
 def weights_by_product(model: Any) -> Mapping[str, StoredWeights]:
-    """Name of a MatMul -> what the file stores of its weights; products of two activations are left out."""
-    found = {}
+    """Name of a MatMul (or of the addition of its bias) -> what the file stores of its weights; without products of activations."""
+    found: dict[str, StoredWeights] = {}
     for node in model.get_ordered_ops():
         if node.get_type_name() != _PRODUCT:
             continue
@@ -50,8 +50,16 @@ def weights_by_product(model: Any) -> Mapping[str, StoredWeights]:
             if matrices and None not in constants:
                 codes = next((matrix for matrix in matrices if matrix.type in CODES), matrices[0])
                 size = sum(item.size_bytes for item in constants if item and item.type not in _INDICES)
-                found[node.get_friendly_name()] = StoredWeights(codes.type, size)
+                found.update(dict.fromkeys(_names(node), StoredWeights(codes.type, size)))
     return found
+
+
+def _names(product: Any) -> Iterator[str]:
+    """Its own, and those of the additions behind it: compiled into one node, they have the name of the addition."""
+    yield product.get_friendly_name()
+    for target in product.output(0).get_target_inputs():
+        if target.get_node().get_type_name() == "Add":
+            yield target.get_node().get_friendly_name()
 
 
 def _constants_behind(node: Any) -> Iterator[Constant | None]:
