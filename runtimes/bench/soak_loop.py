@@ -6,6 +6,7 @@ any Session, so that a test can wrap a real one in a fault and see it found.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -83,6 +84,7 @@ def _one_pass(
         pending = (token,)
     spans = [1000 * (after - before) for before, after in zip(ticks, ticks[1:], strict=False)]
     p50, p95 = percentiles(spans[1:], (50, 95))
+    gc.collect()  # also empties Python's free lists, which fill for thousands of passes and are not the engine's
     memory = sample_memory()
     return SoakPass(
         prompt=which,
