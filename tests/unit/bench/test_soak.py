@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import itertools
 import os
 import random
@@ -29,6 +30,15 @@ FAULTS = "tests.unit.bench.test_soak:"
 """What a child process imports this module as; the tests run from the repository's root."""
 PATIENT = SoakLimits(drift=1e9)
 """The machine of a test is busy: real times are not judged, planted ones are."""
+
+
+@pytest.fixture(autouse=True)
+def small_heap() -> Iterator[None]:
+    """The loop collects garbage after each pass, for which the objects of all other tests need not be walked through."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 class Faulty:
