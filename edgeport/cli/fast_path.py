@@ -15,6 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="check only this container; repeat, or separate by commas",
     )
+    parser.add_argument(
+        "--no-tuned", action="store_true", help="not with the settings `edgeport tune` found for this machine"
+    )
     parser.add_argument("--evidence", action="store_true", help="show the proof of what is fast, too")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
@@ -25,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     from edgeport.runtimes.fast_path.text import report_text
 
     formats = [name for item in arguments.format or () for name in item.split(",") if name]
-    report = check_fast_path(arguments.path, formats=formats)
+    report = check_fast_path(arguments.path, formats=formats, tuned=not arguments.no_tuned)
     if arguments.json:
         print(json.dumps(to_json(report), indent=2))
     else:

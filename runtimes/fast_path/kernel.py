@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """cause: why it is slow; cure: what would make it fast. Both empty when it is."""
+    """cause: why it is slow; cure: what would make it fast. Both empty when it is. could_repack: slow only because its weights
+    were left in the file's order (llama.cpp)."""
 
     name: str
     fast: bool
     cause: str = ""
     cure: str = ""
+    could_repack: bool = False

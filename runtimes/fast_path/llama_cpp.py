@@ -18,6 +18,7 @@ from edgeport.errors import RuntimeFailure
 from edgeport.manifest import to_json
 from edgeport.runtimes.container import Container
 from edgeport.runtimes.container_files import container_files
+from edgeport.runtimes.engine_settings import settings_from
 from edgeport.runtimes.fast_path.engine_log import stderr_to
 from edgeport.runtimes.fast_path.kernel import Kernel
 from edgeport.runtimes.fast_path.llama_kernels import unpacked_kernel
@@ -63,7 +64,7 @@ class LoadLog:
     fused_attention: bool
 
 
-def inspect(path: str, log: str) -> Any:
+def inspect(path: str, settings: Mapping[str, Any], log: str) -> Any:
     """In the child: open the file as the adapter does, then read the log. Returns EngineFindings as JSON."""
     import llama_cpp.llama_cpp as native
 
@@ -71,9 +72,9 @@ def inspect(path: str, log: str) -> Any:
     from edgeport.runtimes.llama_library import find_file
     from edgeport.runtimes.session import SessionOptions
 
-    file = find_file(Path(path))
+    file, chosen = find_file(Path(path)), settings_from(settings)
     with stderr_to(Path(log)):
-        session = open_session(file, SessionOptions())
+        session = open_session(file, SessionOptions(settings=chosen))
         session.close()
     loaded = read_load_log(Path(log).read_text(encoding="utf-8", errors="replace").splitlines())
     if not loaded.buffers:
@@ -84,7 +85,7 @@ def inspect(path: str, log: str) -> Any:
     features = built_features(native.llama_print_system_info().decode())
     parts = [part for part in container_files(Container("gguf", file)) if part.suffix == ".gguf"]
     tensors = [tensor for part in parts for tensor in read_gguf_header(part).tensors]
-    groups = [*weight_groups(tensors, loaded, features), *_attention(loaded)]
+    groups = [*weight_groups(tensors, loaded, features, chosen.repack is not False), *_attention(loaded)]
     engine = f"llama.cpp (llama-cpp-python {version('llama-cpp-python')})"
     return to_json(EngineFindings(engine, largest_first(groups), unused_features(read_cpu().isa, features)))
 
@@ -113,16 +114,18 @@ def built_features(system_info: str) -> frozenset[str]:
 
 
 def weight_groups(
-    tensors: Sequence[GgufTensor], loaded: LoadLog, features: frozenset[str]
+    tensors: Sequence[GgufTensor], loaded: LoadLog, features: frozenset[str], repack: bool
 ) -> list[KernelGroup]:
-    """Matrices and lookup tables; vectors (norms, biases) are left out."""
+    """Matrices and lookup tables; vectors (norms, biases) are left out. repack: False where the settings turn it off."""
     tied = all(tensor.name != _HEAD for tensor in tensors)
     members: dict[tuple[str, str, Kernel], list[GgufTensor]] = {}
     for tensor in tensors:
         if sum(size > 1 for size in tensor.sizes) < 2:
             continue
         role = LOOKUP if tensor.name in _LOOKUPS and not (tied and tensor.name == _EMBEDDING) else MATRIX
-        kernel = Kernel("row lookup", True) if role == LOOKUP else matrix_kernel(tensor, loaded, features)
+        kernel = (
+            Kernel("row lookup", True) if role == LOOKUP else matrix_kernel(tensor, loaded, features, repack)
+        )
         members.setdefault((role, tensor.kind.name, kernel), []).append(tensor)
     return [
         kernel_group(
@@ -137,12 +140,14 @@ def weight_groups(
     ]
 
 
-def matrix_kernel(tensor: GgufTensor, loaded: LoadLog, features: frozenset[str]) -> Kernel:
+def matrix_kernel(tensor: GgufTensor, loaded: LoadLog, features: frozenset[str], repack: bool) -> Kernel:
     if tensor.name in loaded.amx:
         return Kernel("AMX tiles", True)
     if tensor.name in loaded.repacked:
         return Kernel(f"repacked {loaded.repacked[tensor.name]}", True)
-    return unpacked_kernel(tensor.kind.name, tensor.sizes[1], features)
+    kernel = unpacked_kernel(tensor.kind.name, tensor.sizes[1], features)
+    # Only measurement or the application turns it off, so that the other kernel is the one that was wanted.
+    return kernel if repack or not kernel.could_repack else Kernel(f"{kernel.name}, repacking is off", True)
 
 
 def unused_features(isa: Iterable[str], features: frozenset[str]) -> tuple[Unused, ...]:

@@ -74,7 +74,7 @@ def unpacked_kernel(kind: str, rows: int, features: Features) -> Kernel:
     missed = (_ARM_REPACK if _is_arm(features) else _X86_REPACK).get(kind)
     if missed is not None:
         cause, cure = _why_not_repacked(kind, rows, missed, features)
-        return Kernel(blocked or "dot products, row by row", False, cause, cure)
+        return Kernel(blocked or "dot products, row by row", False, cause, cure, could_repack=True)
     if blocked is not None:
         return Kernel(blocked, True)
     better = (_BETTER_ARM if _is_arm(features) else _BETTER_X86).get(kind, _BETTER)

@@ -15,6 +15,7 @@ from typing import Any
 from edgeport.devices.cpu import read_cpu
 from edgeport.errors import ArtifactError
 from edgeport.manifest import to_json
+from edgeport.runtimes.engine_settings import check_settings, settings_from
 from edgeport.runtimes.fast_path.engine_log import stderr_to
 from edgeport.runtimes.fast_path.kernel import Kernel
 from edgeport.runtimes.fast_path.onnx_file import Node, OnnxFile, Weight, read_onnx
@@ -73,10 +74,11 @@ class Graph:
         return tuple(weight for name in inputs for weight in self.file.weights_behind(name))
 
 
-def inspect(path: str, log: str) -> Any:
-    """In the child: run the graph once. Returns EngineFindings as JSON."""
+def inspect(path: str, settings: Mapping[str, Any], log: str) -> Any:
+    """In the child: run the graph once. No setting of this engine chooses kernels. Returns EngineFindings as JSON."""
     import onnxruntime
 
+    check_settings(settings_from(settings), "onnx")
     file = model_file(Path(path))
     with stderr_to(Path(log)):
         executed = profile_one_token(file)

@@ -14,6 +14,7 @@ from typing import Any
 
 from edgeport.errors import ArtifactError, RuntimeFailure
 from edgeport.manifest import to_json
+from edgeport.runtimes.engine_settings import EngineSettings, settings_from
 from edgeport.runtimes.fast_path.engine_log import stderr_to
 from edgeport.runtimes.fast_path.kernel import Kernel
 from edgeport.runtimes.fast_path.openvino_kernels import Product, attention_kernel, product_kernel
@@ -35,6 +36,11 @@ from edgeport.runtimes.fast_path.report import (
 )
 
 _PROPERTIES = {"PERFORMANCE_HINT": "LATENCY", "PERF_COUNT": "YES"}
+_CHOOSING = {
+    "inference_precision": "INFERENCE_PRECISION_HINT",
+    "dynamic_quantization_group": "DYNAMIC_QUANTIZATION_GROUP_SIZE",
+}
+"""Settings that choose another kernel of a product: the properties they are."""
 _NO_KERNEL = "primitive descriptor"
 _NO_KERNEL_HINT = "it has no kernel for these weights on this processor: quantize to u4, i4, u8 or i8"
 _PRODUCTS = ("FullyConnected", "MatMul")
@@ -53,7 +59,7 @@ class Executed:
     constants: tuple[Constant, ...]
 
 
-def inspect(path: str, log: str) -> Any:
+def inspect(path: str, settings: Mapping[str, Any], log: str) -> Any:
     """In the child: compile, run one token, read the compiled model. Returns EngineFindings as JSON."""
     import openvino
     from edgeport.runtimes.openvino import MODEL_NAME, first_cause
@@ -65,7 +71,7 @@ def inspect(path: str, log: str) -> Any:
         with stderr_to(Path(log)):
             model = openvino.Core().read_model(str(file))
             stored = weights_by_product(model)
-            compiled = _compile_and_run(openvino, model)
+            compiled = _compile_and_run(openvino, model, settings_from(settings))
             nodes = list(_executed(compiled.get_runtime_model()))
     except RuntimeError as error:
         cause = first_cause(error)
@@ -76,11 +82,16 @@ def inspect(path: str, log: str) -> Any:
     return to_json(EngineFindings(engine, largest_first(groups_of(nodes, stored))))
 
 
-def _compile_and_run(openvino: Any, model: Any) -> Any:
-    from edgeport.runtimes.threads import thread_count
+def _compile_and_run(openvino: Any, model: Any, settings: EngineSettings) -> Any:
+    from edgeport.runtimes.threads import first_count
 
-    threads = {"INFERENCE_NUM_THREADS": str(thread_count(None))}
-    compiled = openvino.Core().compile_model(model, "CPU", {**_PROPERTIES, **threads})
+    chosen = settings.chosen()
+    properties = {
+        **_PROPERTIES,
+        "INFERENCE_NUM_THREADS": str(first_count(settings.threads)),
+        **{key: str(chosen[name]) for name, key in _CHOOSING.items() if name in chosen},
+    }
+    compiled = openvino.Core().compile_model(model, "CPU", properties)
     request = compiled.create_infer_request()
     # The tensors must live until the run: the request reads their memory.
     tensors = {port.get_any_name(): _made_up(openvino, port) for port in compiled.inputs}

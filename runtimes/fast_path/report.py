@@ -54,11 +54,12 @@ class EngineFindings:
 
 @dataclass(frozen=True, slots=True)
 class ContainerReport:
-    """One container. fast: every group is, and nothing of the processor is unused."""
+    """One container. fast: every group is, and nothing of the processor is unused. settings: what the engine was opened with."""
 
     format: str
     path: str
     engine: str
+    settings: str
     fast: bool
     groups: tuple[KernelGroup, ...]
     unused: tuple[Unused, ...]
@@ -96,9 +97,11 @@ def and_more(name: str, count: int) -> str:
     return f"{name} (and {count - 1} more)" if count > 1 else name
 
 
-def container_report(format_name: str, path: str, findings: EngineFindings) -> ContainerReport:
+def container_report(format_name: str, path: str, settings: str, findings: EngineFindings) -> ContainerReport:
     fast = not findings.unused and all(group.fast for group in findings.groups)
-    return ContainerReport(format_name, path, findings.engine, fast, findings.groups, findings.unused)
+    return ContainerReport(
+        format_name, path, findings.engine, settings, fast, findings.groups, findings.unused
+    )
 
 
 def largest_first(groups: Sequence[KernelGroup]) -> tuple[KernelGroup, ...]:

@@ -21,7 +21,8 @@ def report_text(report: FastPathReport, *, evidence: bool = False) -> str:
 
 
 def _container(report: ContainerReport, evidence: bool) -> Iterator[str]:
-    yield f"{report.format}, {report.engine}: {'fast' if report.fast else 'SLOW'}"
+    verdict = "fast" if report.fast else "SLOW"
+    yield f"{report.format}: {verdict} ({report.engine}; settings: {report.settings})"
     if report.groups:
         yield format_table(_COLUMNS, [_row(group) for group in report.groups], right=_NUMBERS)
     else:

@@ -11,6 +11,7 @@ import pytest
 from edgeport.cli import main
 from edgeport.errors import UsageError
 from edgeport.manifest import from_json, to_json
+from edgeport.runtimes.container import find_containers
 from edgeport.runtimes.fast_path.check import INSPECTORS, check_fast_path
 from edgeport.runtimes.fast_path.report import (
     ATTENTION,
@@ -25,6 +26,7 @@ from edgeport.runtimes.fast_path.report import (
     largest_first,
 )
 from edgeport.runtimes.fast_path.text import report_text
+from edgeport.runtimes.tuning.store import Tuned, read_host_key, remember
 
 MATRICES = {"gguf": 15, "onnx": 11, "openvino": 15}
 """Two layers of seven matrices and the head; the ONNX graph has query, key and value in one."""
@@ -84,6 +86,23 @@ def test_the_command_says_no(packed_dir: Path, tmp_path: Path, capsys: pytest.Ca
     assert "expanded to float32 on every call" in shown, "the INT8 head"
 
 
+def test_tuned_settings_are_those_it_looks_at(
+    packed_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEPORT_CACHE", str(tmp_path))
+    (container,) = (item for item in find_containers(packed_dir) if item.format == "gguf")
+    host = read_host_key("gguf")
+    assert remember(
+        container, Tuned("m", "gguf", "", "decode", host, {"repack": False}, 1.1, 1.0, 1.2, 1.0, "now")
+    )
+    tuned = check_fast_path(packed_dir, formats=["gguf"]).containers[0]
+    plain = check_fast_path(packed_dir, formats=["gguf"], tuned=False).containers[0]
+    assert (tuned.settings, plain.settings) == ("repack=off", "defaults")
+    assert tuned.fast and any(group.kernel.endswith("repacking is off") for group in tuned.groups)
+    assert not any("repacked" in group.kernel for group in tuned.groups)
+    assert not any("repacking is off" in group.kernel for group in plain.groups)
+
+
 def test_formats_without_kernels_or_without_a_container_are_refused(packed_dir: Path) -> None:
     with pytest.raises(UsageError, match="cannot be checked"):
         check_fast_path(packed_dir, formats=["safetensors"])
@@ -93,17 +112,22 @@ def test_formats_without_kernels_or_without_a_container_are_refused(packed_dir: 
 
 def test_one_slow_group_or_an_unused_instruction_set_makes_a_container_slow() -> None:
     unused = Unused("avx512_vnni", "build it", "system info: AVX2")
-    assert container_report("gguf", "m", EngineFindings("llama.cpp", (FAST,))).fast
-    assert not container_report("gguf", "m", EngineFindings("llama.cpp", (FAST, SLOW))).fast
-    assert not container_report("gguf", "m", EngineFindings("llama.cpp", (FAST,), (unused,))).fast
+    assert container_report("gguf", "m", "defaults", EngineFindings("llama.cpp", (FAST,))).fast
+    assert not container_report("gguf", "m", "defaults", EngineFindings("llama.cpp", (FAST, SLOW))).fast
+    assert not container_report("gguf", "m", "defaults", EngineFindings("llama.cpp", (FAST,), (unused,))).fast
     assert largest_first((FAST, SLOW)) == (SLOW, FAST)
 
 
 def test_the_text_names_cause_cure_and_evidence() -> None:
     unused = Unused("avx512_vnni", "build it", "system info: AVX2")
-    container = ContainerReport("gguf", "m.gguf", "llama.cpp", False, (SLOW, FAST), (unused,))
+    container = ContainerReport("gguf", "m.gguf", "llama.cpp", "defaults", False, (SLOW, FAST), (unused,))
     text = report_text(FastPathReport("Zen", ("avx2",), False, (container,)))
-    for words in ("gguf, llama.cpp: SLOW", "slow: Q5_1, no kernel", "cure: take Q5_K", "evidence: log: none"):
+    for words in (
+        "gguf: SLOW (llama.cpp; settings: defaults)",
+        "slow: Q5_1, no kernel",
+        "cure: take Q5_K",
+        "evidence: log: none",
+    ):
         assert words in text
     assert "unused: avx512_vnni" in text and "log: repack" not in text
     assert "log: repack" in report_text(FastPathReport("Zen", ("avx2",), False, (container,)), evidence=True)

@@ -81,7 +81,7 @@ def block_product(
 
 
 def inspected(path: Path) -> list[KernelGroup]:
-    found: EngineFindings = from_json(EngineFindings, inspect(str(path), str(path.with_suffix(".log"))))
+    found: EngineFindings = from_json(EngineFindings, inspect(str(path), {}, str(path.with_suffix(".log"))))
     assert found.engine.startswith("ONNX Runtime")
     return list(found.groups)
 
