@@ -37,8 +37,8 @@ from edgeport.runtimes.fast_path.report import (
 _REPACKED = re.compile(r"repack tensor (\S+) with (\S+)")
 _AMX = re.compile(r"amx repack tensor (\S+) of type (\S+)")
 _BUFFER = re.compile(r"(\S+) model buffer size =\s*(\S+ MiB)")
-_FUSED_ATTENTION = re.compile(r"FLASH_ATTN_EXT")
-_ATTENTION_LAYER = re.compile(r"kq_soft_max-(\d+)|__fattn__-(\d+)")
+_ATTENTION = re.compile(r"is used by node '(\S+)' \((FLASH_ATTN_EXT|SOFT_MAX)\)")
+_NEW_GRAPH = re.compile(r"reserving a graph")
 _FEATURE = re.compile(r"(\w+) = 1\b")
 _EMBEDDING, _HEAD = "token_embd.weight", "output.weight"
 _LOOKUPS = (_EMBEDDING, "per_layer_token_embd.weight", "position_embd.weight", "token_types.weight")
@@ -55,13 +55,13 @@ _INT8_FEATURES = (
 
 @dataclass(frozen=True, slots=True)
 class LoadLog:
-    """repacked: tensor name -> interleaved type, e.g. q4_0_8x8. buffers: (name, size) of the weights' buffers."""
+    """repacked: tensor name -> interleaved type, e.g. q4_0_8x8. buffers: (name, size) of the weights' buffers.
+    attention: (node, operation) of the last graph that was reserved, one for each layer."""
 
     repacked: Mapping[str, str]
     amx: Mapping[str, str]
     buffers: Sequence[tuple[str, str]]
-    attention_layers: int
-    fused_attention: bool
+    attention: frozenset[tuple[str, str]]
 
 
 def inspect(path: str, settings: Mapping[str, Any], log: str) -> Any:
@@ -94,8 +94,7 @@ def read_load_log(lines: Iterable[str]) -> LoadLog:
     repacked: dict[str, str] = {}
     amx: dict[str, str] = {}
     buffers: list[tuple[str, str]] = []
-    layers: set[str] = set()
-    fused = False
+    attention: set[tuple[str, str]] = set()
     for line in lines:
         if found := _AMX.search(line):
             amx[found.group(1)] = found.group(2)
@@ -103,10 +102,11 @@ def read_load_log(lines: Iterable[str]) -> LoadLog:
             repacked[found.group(1)] = found.group(2)
         elif found := _BUFFER.search(line):
             buffers.append((found.group(1), found.group(2)))
-        elif found := _ATTENTION_LAYER.search(line):
-            layers.add(found.group(1) or found.group(2))
-        fused = fused or bool(_FUSED_ATTENTION.search(line))
-    return LoadLog(repacked, amx, buffers, len(layers), fused)
+        elif found := _ATTENTION.search(line):
+            attention.add((found.group(1), found.group(2)))
+        elif _NEW_GRAPH.search(line):  # nodes are numbered anew
+            attention.clear()
+    return LoadLog(repacked, amx, buffers, frozenset(attention))
 
 
 def built_features(system_info: str) -> frozenset[str]:
@@ -178,9 +178,12 @@ def _evidence(items: Sequence[GgufTensor], loaded: LoadLog, features: frozenset[
 
 def _attention(loaded: LoadLog) -> list[KernelGroup]:
     """Fused or not, the adapter chose the quicker for this shape (edgeport.devices.llama_attention)."""
-    if not loaded.attention_layers:
-        return []
-    name = "fused (FLASH_ATTN_EXT)" if loaded.fused_attention else "two products and a softmax"
-    node = "FLASH_ATTN_EXT" if loaded.fused_attention else "kq_soft_max"
-    evidence = f"log: {node} in the graph of {loaded.attention_layers} layers"
-    return [KernelGroup(ATTENTION, "cache", loaded.attention_layers, 0, name, True, evidence=evidence)]
+    names = {"FLASH_ATTN_EXT": "fused (FLASH_ATTN_EXT)", "SOFT_MAX": "two products and a softmax"}
+    groups = []
+    for operation, name in names.items():
+        nodes = sorted(node for node, kind in loaded.attention if kind == operation)
+        if nodes:
+            evidence = f"log: {and_more(nodes[0], len(nodes))} is {operation}"
+            kernel = Kernel(name, True)
+            groups.append(kernel_group(ATTENTION, "cache", len(nodes), 0, kernel, evidence))
+    return groups

@@ -10,11 +10,20 @@ import gguf
 import numpy as np
 import pytest
 
-from edgeport.errors import EdgeportError
-from edgeport.runtimes.fast_path.check import check_fast_path
+from edgeport.errors import EdgeportError, RuntimeFailure
+from edgeport.manifest import from_json
+from edgeport.runtimes.fast_path.check import INSPECTORS, check_fast_path
 from edgeport.runtimes.fast_path.llama_cpp import built_features, read_load_log, unused_features
 from edgeport.runtimes.fast_path.llama_kernels import unpacked_kernel
-from edgeport.runtimes.fast_path.report import ATTENTION, LOOKUP, MATRIX, ContainerReport, KernelGroup
+from edgeport.runtimes.fast_path.report import (
+    ATTENTION,
+    LOOKUP,
+    MATRIX,
+    ContainerReport,
+    EngineFindings,
+    KernelGroup,
+)
+from edgeport.runtimes.isolation import run_isolated
 
 WIDTH, VOCAB = 256, 264
 X86 = frozenset(["AVX", "AVX2", "F16C", "FMA", "LLAMAFILE", "REPACK"])
@@ -113,10 +122,22 @@ def test_bytes_agree_with_the_gguf_library_and_with_the_engines_buffer(tmp_path:
     assert math.isclose(float(repacked.group(1)), others.size_bytes / 2**20, abs_tol=0.006)
 
 
-def test_attention_is_told_of(tmp_path: Path) -> None:
-    report = check(write_model(tmp_path / "model.gguf", "F16"))
-    (attention,) = (group for group in report.groups if group.role == ATTENTION)
-    assert attention.count == 1 and attention.evidence.startswith("log:")
+@pytest.mark.parametrize(("fused", "operation"), [(True, "FLASH_ATTN_EXT"), (False, "SOFT_MAX")])
+def test_attention_is_told_of(fused: bool, operation: str, tmp_path: Path) -> None:
+    path, log = write_model(tmp_path / "model.gguf", "F16"), tmp_path / "log"
+    arguments = {"path": str(path), "settings": {"flash_attention": fused}, "log": str(log)}
+    found = run_isolated(INSPECTORS["gguf"], arguments, environment={"EDGEPORT_ENGINE_LOG": "1"})
+    findings: EngineFindings = from_json(EngineFindings, found)
+    (attention,) = (group for group in findings.groups if group.role == ATTENTION)
+    assert attention.count == 1 and attention.evidence.endswith(operation)
+    assert ("fused" in attention.kernel) == fused
+
+
+def test_without_the_engines_log_nothing_is_claimed(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "model.gguf", "F16")
+    arguments = {"path": str(path), "settings": {}, "log": str(tmp_path / "log")}
+    with pytest.raises(RuntimeFailure, match="names no buffer"):
+        run_isolated(INSPECTORS["gguf"], arguments)
 
 
 def test_a_damaged_file_is_an_error_of_ours(tmp_path: Path) -> None:
