@@ -30,7 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval": ("edgeport.cli.eval", "measure quality against the source model, per runtime"),
     "run": ("edgeport.cli.run", "generate text with an exported model"),
     "bench": ("edgeport.cli.bench", "measure speed and memory, per runtime"),
-    "fast-path": ("edgeport.cli.fast_path", "say which kernels a model gets on this processor, and why slow ones"),
+    "fast-path": ("edgeport.cli.fast_path", "say which kernels a model gets here, and why one is slow"),
     "tune": ("edgeport.cli.tune", "find an engine's fastest settings here by measurement, and remember them"),
     "devices": ("edgeport.cli.devices", "list device profiles, or probe this machine"),
     "inspect": ("edgeport.cli.inspect", "show what is in an artifact or a model folder"),
