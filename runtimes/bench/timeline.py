@@ -8,7 +8,6 @@ count (`MemoryUse`) come from smaps_rollup. Spec: proc_pid_status(5).
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,6 @@ MemoryStage = Literal["import", "load", "prompt", "decode"]
 INTERVAL_S = 0.01
 MOST_MOMENTS = 200
 """Kept in a manifest: each stretch of time keeps its highest moment, so that no peak is lost."""
-_COUNTER = re.compile(r"^(RssAnon|RssFile|RssShmem):\s+(\d+) kB$", re.MULTILINE)
 _SAMPLER = """
 import sys, time
 process_id, interval_s, path = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
@@ -119,18 +117,6 @@ def thinned(moments: Sequence[MemoryMoment], *, most: int = MOST_MOMENTS) -> tup
         if key not in highest or moment.resident_bytes > highest[key].resident_bytes:
             highest[key] = moment
     return tuple(sorted(highest.values(), key=lambda moment: moment.seconds))
-
-
-def resident_now(process: Path = Path("/proc/self")) -> tuple[int, int] | None:
-    """(resident, anonymous with shared memory) bytes of a process by its running counters; None where nobody tells."""
-    try:
-        text = (process / "status").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return None
-    found = {name: int(value) * 1024 for name, value in _COUNTER.findall(text)}
-    if len(found) < 3:
-        return None
-    return sum(found.values()), found["RssAnon"] + found["RssShmem"]
 
 
 def _wait_for_first(path: Path, sampler: subprocess.Popen[bytes], *, at_most_s: float = 5.0) -> None:

@@ -42,7 +42,7 @@ def small_heap() -> Iterator[None]:
 
 
 class Faulty:
-    """A real session with one thing wrong, from the 300th call on or from the start."""
+    """A real session with one thing wrong, from the 196th call on or from the start."""
 
     def __init__(self, session: Session, fault: str) -> None:
         self._session, self._fault = session, fault
@@ -56,7 +56,7 @@ class Faulty:
     def feed(self, tokens: Sequence[int], *, all_logits: bool = False) -> Logits:
         self._calls += 1
         logits = self._session.feed(tokens, all_logits=all_logits)
-        late = self._calls >= 300
+        late = self._calls >= 196
         if self._fault == "leak":
             self._leak.append(np.ones(256 << 10, np.uint8))
         if self._fault == "wrong" and late:
@@ -65,7 +65,7 @@ class Faulty:
             logits = logits.copy()
             logits[-1, 0] = -np.inf
         if self._fault == "slow":
-            time.sleep(0.002 if self._calls >= 300 else 0.0005)
+            time.sleep(0.002 if self._calls >= 196 else 0.0005)
         if self._fault == "crash" and late:
             os.abort()
         return logits
@@ -87,7 +87,7 @@ def faulty_passes(format_name: str, path: str, *, n_prompt: int, n_gen: int, thr
         yield to_json(item)
 
 
-def soaked(directory: Path, fault: str | None = None, *, count: int = 90) -> list[SoakPass]:
+def soaked(directory: Path, fault: str | None = None, *, count: int = 60) -> list[SoakPass]:
     """`count` passes of eight tokens in this process."""
     entry = read_manifest(directory).container("gguf")
     session = open_session(
@@ -126,7 +126,7 @@ def test_a_planted_fault_is_found_and_named(packed_dir: Path, fault: str, said: 
     assert found.verdict == "failed"
     assert any(said in line for line in found.violations), found.violations
     if fault == "wrong":
-        assert found.wrong_outputs[0].pass_index == 37, "the 300th call is in the 38th pass of eight"
+        assert found.wrong_outputs[0].pass_index == 24, "the 196th call is in the 25th pass of eight"
         assert found.wrong_outputs[0].first_different_token == 3
     if fault == "leak":
         assert not [line for line in found.violations if "differ" in line]
@@ -223,13 +223,13 @@ def test_an_engine_that_dies_is_reported_with_what_was_seen(
     report = run_soak(packed_dir, short("crash"))
     assert report.fault is not None
     assert "SIGABRT" in report.fault
-    assert report.passes == 37
+    assert report.passes == 24
     assert report.judgement.verdict == "failed"
     assert not report.interrupted
 
 
 def test_ctrl_c_reports_what_was_seen(packed_dir: Path) -> None:
-    timer = threading.Timer(2.5, lambda: os.kill(os.getpid(), signal.SIGINT))
+    timer = threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGINT))
     timer.start()
     try:
         report = run_soak(packed_dir, short())

@@ -15,7 +15,6 @@ from edgeport.runtimes.bench.page_cache import cached_share, drop_from_page_cach
 from edgeport.runtimes.bench.timeline import (
     MemoryMoment,
     MemoryTimeline,
-    resident_now,
     thinned,
     watched_memory,
 )
@@ -77,17 +76,6 @@ def test_thinning_keeps_the_peak_and_every_stage() -> None:
     assert max(item.resident_bytes for item in kept) == 1000
     assert {item.stage for item in kept} == {"load", "decode"}
     assert thinned(moments[:50], most=50) == tuple(moments[:50])
-
-
-def test_resident_now_follows_the_kernel() -> None:
-    before = resident_now()
-    block = np.ones(32 * MIB, np.uint8)
-    after = resident_now()
-    assert before is not None
-    assert after is not None
-    assert after[1] - before[1] == pytest.approx(block.nbytes, rel=0.1)
-    assert after[0] > after[1] > 0
-    assert resident_now(Path("/proc/no-such-process")) is None
 
 
 def test_a_file_leaves_the_page_cache_and_comes_back(tmp_path: Path) -> None:
