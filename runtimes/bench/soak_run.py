@@ -151,7 +151,7 @@ def _watch(
                 item: SoakPass = from_json(SoakPass, reply)
                 # equal answers are kept once: a day has a great many of them
                 passes.append(dataclasses.replace(item, tokens=answers.setdefault(item.tokens, item.tokens)))
-                stage.advance(passes[-1].seconds - stage.done)
+                stage.advance(round(passes[-1].seconds) - stage.done)
     except KeyboardInterrupt:
         return passes, None, True
     except EdgeportError as error:
