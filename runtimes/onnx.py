@@ -28,6 +28,9 @@ from edgeport.runtimes.window import Window, choose_context_length
 
 _CHUNK_TOKENS = 256
 """A prompt goes through in pieces: the graph computes logits of every row, and 256 rows of a 150k vocabulary are 150 MB."""
+_HEADLESS_TOKENS = 16
+"""A longer prompt is computed without the head and its last token alone after it; of a short one that would read all weights
+twice for little."""
 _KEPT_INPUTS = ("input_ids", "attention_mask", "position_ids")
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
@@ -83,6 +86,9 @@ class OnnxSession:
         self._row_value = onnxruntime.OrtValue.ortvalue_from_numpy(self._row)
         self._prompt_binding: Any = None
         self._token_binding: Any = None
+        self._headless_binding: Any = None
+        self._bound_only = onnxruntime.RunOptions()
+        self._bound_only.only_execute_path_to_fetches = True
 
     @property
     def vocab_size(self) -> int:
@@ -101,6 +107,10 @@ class OnnxSession:
         if len(tokens) == 1 and self.shared_cache:
             self._run_token(tokens[0])
             return np.array(self._row[0], np.float32)
+        if not all_logits and len(tokens) > _HEADLESS_TOKENS and self.shared_cache:
+            self._run_without_head(tokens[:-1])
+            self._run_token(tokens[-1])
+            return np.array(self._row[0], np.float32)
         step = 1 if all_logits and self._last_row_only else self._chunk_tokens
         rows = []
         for begin in range(0, len(tokens), step):
@@ -118,7 +128,9 @@ class OnnxSession:
 
     def close(self) -> None:
         if self._window.close():
-            self._session = self._prompt_binding = self._token_binding = self._row_value = None
+            self._session = self._prompt_binding = self._token_binding = self._headless_binding = (
+                self._row_value
+            ) = None
             self._buffers = []
 
     def _run_token(self, token: int) -> None:
@@ -130,6 +142,16 @@ class OnnxSession:
             self._token_binding.bind_ortvalue_output("logits", self._row_value)
         self._token[0, 0] = token
         self._compute(self._token_binding, self._window.position, self._window.position + 1)
+
+    def _run_without_head(self, tokens: Sequence[int]) -> None:
+        """Into the cache only: no output but the cache is bound, and what nothing bound needs is not computed."""
+        if self._headless_binding is None:
+            self._headless_binding = self._bind_cache()
+        for begin in range(0, len(tokens), self._chunk_tokens):
+            chunk = np.asarray(tokens[begin : begin + self._chunk_tokens], np.int64)[None, :]
+            self._headless_binding.bind_cpu_input("input_ids", chunk)
+            position = self._window.position
+            self._compute(self._headless_binding, position, position + chunk.shape[1], self._bound_only)
 
     def _run(self, tokens: Sequence[int]) -> Any:
         """The engine's logits [1, len(tokens) or 1, vocab_size], valid until the next call; the cache then has the tokens."""
@@ -146,12 +168,12 @@ class OnnxSession:
             self._buffers = binding.get_outputs()[:-1]
         return logits
 
-    def _compute(self, binding: Any, begin: int, end: int) -> None:
+    def _compute(self, binding: Any, begin: int, end: int, run_options: Any = None) -> None:
         binding.bind_cpu_input("attention_mask", self._mask[:, :end])
         if "position_ids" in self._inputs:
             binding.bind_cpu_input("position_ids", self._positions[:, begin:end])
         try:
-            self._session.run_with_iobinding(binding)
+            self._session.run_with_iobinding(binding, run_options)
         except engine_errors() as error:
             raise RuntimeFailure(f"ONNX Runtime failed on tokens {begin}..{end - 1}: {error}") from error
         self._window.position = end
