@@ -8,7 +8,7 @@ llama.cpp: weights are read, not mapped, so that the repacked copy replaces the 
     not fused (llama_attention.py), a layer's values and scores when they are more.
 onnxruntime: MatMulNBits keeps three float32 values per block (the scale before and after repacking, and the sum of the codes); a
     tied head is a copy beside the embedding, whose rows are read from the mapped file; rotary tables for the whole context the
-    model was made for; the logits of two chunks at the peak. Float weights of 16 bits are widened.
+    model was made for; an arena that keeps about ten times what a layer needs for a chunk. Float weights of 16 bits are widened.
 OpenVINO: a repacked copy of the weights beside the mapped file; three copies of a chunk's logits at the peak.
 reference: every weight in float32.
 """
@@ -41,7 +41,7 @@ class EngineMemory:
     overhead_bytes: Python with the engine and an empty session. bytes_per_token: the vocabulary inside the engine.
     copies: bytes it allocates per byte of weights in the file. bytes_per_block: what it keeps more per block of 32 weights.
     mapped_share: of the file, what stays mapped beside them. chunk_tokens: prompt tokens computed at once. logits_rows: rows of
-    the vocabulary a chunk has. logits_copies: of them alive at the peak.
+    the vocabulary a chunk has. logits_copies: of them alive at the peak. layer_copies: of a layer's widest point that its arena keeps.
     """
 
     overhead_bytes: int
@@ -52,12 +52,13 @@ class EngineMemory:
     logits_rows: int = 512
     logits_copies: int = 1
     bytes_per_token: int = 0
+    layer_copies: int = 1
 
 
 ENGINES: Mapping[str, EngineMemory] = {
     "llama.cpp": EngineMemory(45 * MIB, logits_rows=64, bytes_per_token=200),
     "onnxruntime": EngineMemory(
-        72 * MIB, bytes_per_block=10, chunk_tokens=256, logits_rows=256, logits_copies=2
+        72 * MIB, bytes_per_block=10, chunk_tokens=256, logits_rows=1, layer_copies=10
     ),
     "openvino": EngineMemory(165 * MIB, copies=1.2, mapped_share=0.9, chunk_tokens=256, logits_rows=1),
     "vllm": EngineMemory(1024 * MIB, logits_rows=1),
@@ -186,7 +187,8 @@ def _compute_bytes(shape: ModelShape, engine: str, context_length: int) -> int:
         return max(end, 4 * _layer_values(shape, chunk) + scores)
     rotary_tables = 4 * shape.context_length * shape.head_dim
     rows = min(rows, context_length)
-    return 4 * (rows * shape.vocab_size + _layer_values(shape, chunk)) + rotary_tables
+    layers = constants.layer_copies * _layer_values(shape, chunk)
+    return 4 * (rows * shape.vocab_size + layers) + rotary_tables
 
 
 def _layer_values(shape: ModelShape, tokens: int) -> int:
