@@ -21,7 +21,7 @@ from edgeport.progress import NO_PROGRESS, Progress
 from edgeport.runtimes.bench.live_child import LiveChild
 from edgeport.runtimes.bench.paired_ratio import FEWEST_BLOCKS, Block, PairedRatio, paired_ratio
 from edgeport.runtimes.container import Container
-from edgeport.runtimes.engine_settings import ARITHMETIC_FIELDS, EngineSettings, check_settings
+from edgeport.runtimes.engine_settings import EngineSettings, check_settings
 from edgeport.runtimes.tuning.candidates import Candidate, Objective, candidates
 from edgeport.runtimes.tuning.difference import Difference, difference
 from edgeport.runtimes.tuning.store import Tried, Tuned, identity, read_host_key
@@ -31,6 +31,8 @@ BLOCKS = max(6, FEWEST_BLOCKS)
 MOST_BLOCKS = 2 * BLOCKS
 """For a change that seems faster and is not yet outside of the noise."""
 FEWEST_SECONDS = 5.0
+_SEEN_IN_THE_LOGITS = {"flash_attention", "inference_precision", "dynamic_quantization_group"}
+"""Where one of these gives the same bits, the adapter does it anyway; a cache of another type can be as exact and still faster."""
 TARGET = "edgeport.runtimes.tuning.measured:serve"
 _LAST_COMPARISON = 0.2
 """Share of the time that is kept for the comparison with the adapter's own choice."""
@@ -160,7 +162,7 @@ class _Search:
             side.child.close()
             return
         if (
-            set(candidate.changes) <= set(ARITHMETIC_FIELDS)
+            set(candidate.changes) <= _SEEN_IN_THE_LOGITS
             and difference(self.best.probe, side.probe).largest == 0
         ):
             self._note(candidate, "what it does anyway", None, apart)
