@@ -8,7 +8,7 @@ llama.cpp: weights are read, not mapped, so that the repacked copy replaces the 
     not fused (llama_attention.py), a layer's values and scores when they are more.
 onnxruntime: MatMulNBits keeps three float32 values per block (the scale before and after repacking, and the sum of the codes); a
     tied head is a copy beside the embedding, whose rows are read from the mapped file; rotary tables for the whole context the
-    model was made for; an arena that keeps about ten times what a layer needs for a chunk. Float weights of 16 bits are widened.
+    model was made for. Float weights of 16 bits are widened.
 OpenVINO: a repacked copy of the weights beside the mapped file; three copies of a chunk's logits at the peak.
 reference: every weight in float32.
 """
@@ -41,7 +41,7 @@ class EngineMemory:
     overhead_bytes: Python with the engine and an empty session. bytes_per_token: the vocabulary inside the engine.
     copies: bytes it allocates per byte of weights in the file. bytes_per_block: what it keeps more per block of 32 weights.
     mapped_share: of the file, what stays mapped beside them. chunk_tokens: prompt tokens computed at once. logits_rows: rows of
-    the vocabulary a chunk has. logits_copies: of them alive at the peak. layer_copies: of a layer's widest point that its arena keeps.
+    the vocabulary a chunk has. logits_copies: of them alive at the peak.
     """
 
     overhead_bytes: int
@@ -52,14 +52,11 @@ class EngineMemory:
     logits_rows: int = 512
     logits_copies: int = 1
     bytes_per_token: int = 0
-    layer_copies: int = 1
 
 
 ENGINES: Mapping[str, EngineMemory] = {
     "llama.cpp": EngineMemory(45 * MIB, logits_rows=64, bytes_per_token=200),
-    "onnxruntime": EngineMemory(
-        72 * MIB, bytes_per_block=10, chunk_tokens=256, logits_rows=1, layer_copies=10
-    ),
+    "onnxruntime": EngineMemory(72 * MIB, bytes_per_block=10, chunk_tokens=256, logits_rows=1),
     "openvino": EngineMemory(165 * MIB, copies=1.2, mapped_share=0.9, chunk_tokens=256, logits_rows=1),
     "vllm": EngineMemory(1024 * MIB, logits_rows=1),
     "transformers": EngineMemory(400 * MIB),
@@ -129,17 +126,20 @@ def estimate_memory(
             f"cannot estimate {parts.size_bytes} bytes of weights with {workload.batch} contexts of {context_length}"
         )
     constants = ENGINES[engine]
+    cache = kv_cache_bytes(shape, engine, context_length, batch=workload.batch, kv_bits=workload.kv_bits)
+    computing = _compute_bytes(shape, engine, context_length)
+    mapped = _mapped_bytes(parts, engine, context_length)
+    # At load there is no cache yet, and the head lies mapped beside its repacked copy.
+    loading = _mapped_head_bytes(shape, parts) - cache - computing if engine == "onnxruntime" else 0
     return MemoryEstimate(
         format=ENGINE_FORMATS[engine],
         engine=engine,
         context_length=context_length,
         weights_bytes=_resident_weights(shape, parts, engine),
-        kv_cache_bytes=kv_cache_bytes(
-            shape, engine, context_length, batch=workload.batch, kv_bits=workload.kv_bits
-        ),
-        compute_bytes=_compute_bytes(shape, engine, context_length),
+        kv_cache_bytes=cache,
+        compute_bytes=computing,
         overhead_bytes=constants.overhead_bytes + constants.bytes_per_token * shape.vocab_size,
-        mapped_bytes=_mapped_bytes(parts, engine, context_length),
+        mapped_bytes=max(mapped, loading),
         basis=f"{engine}: prompts in chunks of {constants.chunk_tokens} tokens",
     )
 
@@ -187,8 +187,7 @@ def _compute_bytes(shape: ModelShape, engine: str, context_length: int) -> int:
         return max(end, 4 * _layer_values(shape, chunk) + scores)
     rotary_tables = 4 * shape.context_length * shape.head_dim
     rows = min(rows, context_length)
-    layers = constants.layer_copies * _layer_values(shape, chunk)
-    return 4 * (rows * shape.vocab_size + layers) + rotary_tables
+    return 4 * (rows * shape.vocab_size + _layer_values(shape, chunk)) + rotary_tables
 
 
 def _layer_values(shape: ModelShape, tokens: int) -> int:
@@ -220,3 +219,9 @@ def _mapped_bytes(weights: WeightsEstimate, engine: str, context_length: int) ->
         return 0
     touched = table * (1 - math.exp(-context_length * FAULT_AROUND_BYTES / table))
     return round((touched + table) / 2)
+
+
+def _mapped_head_bytes(shape: ModelShape, weights: WeightsEstimate) -> int:
+    if weights.bits_per_weight > FLOAT_BITS:
+        return 0
+    return weights.embedding_bytes if shape.tied_embeddings else weights.head_bytes

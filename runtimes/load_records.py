@@ -70,7 +70,9 @@ def _identity(file: Path) -> str:
 def _remember(table: str, fresh: Mapping[str, Any]) -> None:
     # two processes may each lose the other's entry: then something is checked once more
     document = read_cached(RECORDS)
-    entries = {name: kept for name, kept in _table(document, table).items() if name not in fresh} | dict(fresh)
+    entries = {name: kept for name, kept in _table(document, table).items() if name not in fresh} | dict(
+        fresh
+    )
     document[table] = dict(list(entries.items())[-_KEPT:])
     write_cached(RECORDS, document)
 

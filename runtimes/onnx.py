@@ -22,16 +22,15 @@ import onnxruntime
 from edgeport.errors import ArtifactError, RuntimeFailure, UnsupportedModel
 from edgeport.runtimes.engine_settings import EngineSettings, settings_for
 from edgeport.runtimes.model_config import read_json
+from edgeport.runtimes.onnx_head import LOGITS_BEGIN, choose_logits_rows
 from edgeport.runtimes.session import Logits, SessionOptions
 from edgeport.runtimes.threads import first_count
 from edgeport.runtimes.window import Window, choose_context_length
 
 _CHUNK_TOKENS = 256
-"""A prompt goes through in pieces: the graph computes logits of every row, and 256 rows of a 150k vocabulary are 150 MB."""
-_HEADLESS_TOKENS = 16
-"""A longer prompt is computed without the head and its last token alone after it; of a short one that would read all weights
-twice for little."""
-_KEPT_INPUTS = ("input_ids", "attention_mask", "position_ids")
+_REWRITTEN_BYTES = 64 * 2**20
+"""A graph whose weights lie beside it is rewritten as it is opened; one that holds them is too large to be copied."""
+_KEPT_INPUTS = ("input_ids", "attention_mask", "position_ids", LOGITS_BEGIN)
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
@@ -81,14 +80,13 @@ class OnnxSession:
         self._buffers = self._allocate(length if self.shared_cache else 0)
         self._logits_dtype = _DTYPES.get(logits.type, np.float32)
         self._chunk_tokens = settings.prompt_chunk_tokens or _CHUNK_TOKENS
+        self._chooses_rows = LOGITS_BEGIN in self._inputs
+        self._first_row = np.zeros(1, np.int64)
         self._token = np.zeros((1, 1), np.int64)
         self._row = np.empty((1, 1, self._window.vocab_size), self._logits_dtype)
         self._row_value = onnxruntime.OrtValue.ortvalue_from_numpy(self._row)
         self._prompt_binding: Any = None
         self._token_binding: Any = None
-        self._headless_binding: Any = None
-        self._bound_only = onnxruntime.RunOptions()
-        self._bound_only.only_execute_path_to_fetches = True
 
     @property
     def vocab_size(self) -> int:
@@ -107,14 +105,10 @@ class OnnxSession:
         if len(tokens) == 1 and self.shared_cache:
             self._run_token(tokens[0])
             return np.array(self._row[0], np.float32)
-        if not all_logits and len(tokens) > _HEADLESS_TOKENS and self.shared_cache:
-            self._run_without_head(tokens[:-1])
-            self._run_token(tokens[-1])
-            return np.array(self._row[0], np.float32)
         step = 1 if all_logits and self._last_row_only else self._chunk_tokens
         rows = []
         for begin in range(0, len(tokens), step):
-            logits = self._run(tokens[begin : begin + step])
+            logits = self._run(tokens[begin : begin + step], all_logits=all_logits)
             if all_logits or begin + step >= len(tokens):
                 rows.append(logits[0, 0 if all_logits else -1 :].astype(np.float32))
         return np.concatenate(rows)
@@ -128,9 +122,7 @@ class OnnxSession:
 
     def close(self) -> None:
         if self._window.close():
-            self._session = self._prompt_binding = self._token_binding = self._headless_binding = (
-                self._row_value
-            ) = None
+            self._session = self._prompt_binding = self._token_binding = self._row_value = None
             self._buffers = []
 
     def _run_token(self, token: int) -> None:
@@ -140,26 +132,20 @@ class OnnxSession:
             value = onnxruntime.OrtValue.ortvalue_from_numpy(self._token)
             self._token_binding.bind_ortvalue_input("input_ids", value)
             self._token_binding.bind_ortvalue_output("logits", self._row_value)
+            if self._chooses_rows:
+                self._token_binding.bind_cpu_input(LOGITS_BEGIN, self._first_row)
         self._token[0, 0] = token
         self._compute(self._token_binding, self._window.position, self._window.position + 1)
 
-    def _run_without_head(self, tokens: Sequence[int]) -> None:
-        """Into the cache only: no output but the cache is bound, and what nothing bound needs is not computed."""
-        if self._headless_binding is None:
-            self._headless_binding = self._bind_cache()
-        for begin in range(0, len(tokens), self._chunk_tokens):
-            chunk = np.asarray(tokens[begin : begin + self._chunk_tokens], np.int64)[None, :]
-            self._headless_binding.bind_cpu_input("input_ids", chunk)
-            position = self._window.position
-            self._compute(self._headless_binding, position, position + chunk.shape[1], self._bound_only)
-
-    def _run(self, tokens: Sequence[int]) -> Any:
+    def _run(self, tokens: Sequence[int], *, all_logits: bool) -> Any:
         """The engine's logits [1, len(tokens) or 1, vocab_size], valid until the next call; the cache then has the tokens."""
         if self._prompt_binding is None or not self.shared_cache:
             self._prompt_binding = self._bind_cache()
         binding = self._prompt_binding
         binding.bind_cpu_input("input_ids", np.asarray(tokens, np.int64)[None, :])
-        few = len(tokens) == 1 or self._last_row_only
+        few = len(tokens) == 1 or self._last_row_only or (self._chooses_rows and not all_logits)
+        if self._chooses_rows:
+            binding.bind_cpu_input(LOGITS_BEGIN, np.array([len(tokens) - 1 if few else 0], np.int64))
         logits = self._row if few else np.empty((1, len(tokens), self._window.vocab_size), self._logits_dtype)
         value = self._row_value if few else onnxruntime.OrtValue.ortvalue_from_numpy(logits)
         binding.bind_ortvalue_output("logits", value)
@@ -168,12 +154,12 @@ class OnnxSession:
             self._buffers = binding.get_outputs()[:-1]
         return logits
 
-    def _compute(self, binding: Any, begin: int, end: int, run_options: Any = None) -> None:
+    def _compute(self, binding: Any, begin: int, end: int) -> None:
         binding.bind_cpu_input("attention_mask", self._mask[:, :end])
         if "position_ids" in self._inputs:
             binding.bind_cpu_input("position_ids", self._positions[:, begin:end])
         try:
-            self._session.run_with_iobinding(binding, run_options)
+            self._session.run_with_iobinding(binding)
         except engine_errors() as error:
             raise RuntimeFailure(f"ONNX Runtime failed on tokens {begin}..{end - 1}: {error}") from error
         self._window.position = end
@@ -212,10 +198,12 @@ def _inference_session(file: Path, options: SessionOptions, settings: EngineSett
     spinning = "0" if settings.spinning is False else "1"
     native.add_session_config_entry("session.intra_op.allow_spinning", spinning)
     model: str | bytes = str(file)
-    if options.exact:
-        model = with_float32_activations(file.read_bytes())
+    if options.exact or file.stat().st_size <= _REWRITTEN_BYTES:
+        model = choose_logits_rows(file.read_bytes())
+        if options.exact:
+            model = with_float32_activations(model)
         native.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path", str(file.parent)
+            "session.model_external_initializers_file_folder_path", str(file.parent.absolute())
         )
     try:
         return onnxruntime.InferenceSession(model, native, providers=["CPUExecutionProvider"])

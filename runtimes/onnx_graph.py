@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from edgeport.errors import ArtifactError, UnsupportedModel
 from edgeport.runtimes.protobuf import field, fields, text, text_of
 
-_MODEL_GRAPH = 7
-_GRAPH_NODE, _GRAPH_OUTPUT = 1, 12
-_NODE_INPUT, _NODE_OUTPUT, _NODE_OPERATOR, _NODE_ATTRIBUTE = 1, 2, 4, 5
+MODEL_GRAPH = 7
+GRAPH_NODE, GRAPH_OUTPUT = 1, 12
+NODE_INPUT, _NODE_OUTPUT, _NODE_OPERATOR, _NODE_ATTRIBUTE = 1, 2, 4, 5
 _ATTRIBUTE_GRAPHS = (6, 11)
 _VALUE_NAME = 1
 
@@ -23,6 +23,7 @@ _LOGITS = "logits"
 _PRODUCTS = ("MatMul", "MatMulNBits", "FusedMatMul", "Gemm", "MatMulInteger")
 _BEFORE_HEAD = ("Cast", "Gather", "Slice", "Squeeze", "Unsqueeze")
 """What may stand between the last norm and the head's product: a cast, the choice of the last row."""
+_ROW_CHOICES = ("Gather", "Slice", "Squeeze")
 _AFTER_HEAD = (*_BEFORE_HEAD, "Add", "Div", "Identity", "Mul", "Reshape", "Tanh")
 """What may stand between the head's product and `logits`: a bias, soft capping."""
 
@@ -44,12 +45,12 @@ def end_at_hidden_states(model: bytes) -> tuple[bytes, str]:
     `logits`.
     """
     parts = [(number, raw, payload) for number, raw, payload in fields(model)]
-    graph = b"".join(payload for number, _, payload in parts if number == _MODEL_GRAPH)  # messages merge
+    graph = b"".join(payload for number, _, payload in parts if number == MODEL_GRAPH)  # messages merge
     if not graph:
         raise ArtifactError("this is no ONNX model: it has no graph")
     ended, name = _end_graph(graph)
-    rest = b"".join(raw for number, raw, _ in parts if number != _MODEL_GRAPH)
-    return rest + field(_MODEL_GRAPH, ended), name
+    rest = b"".join(raw for number, raw, _ in parts if number != MODEL_GRAPH)
+    return rest + field(MODEL_GRAPH, ended), name
 
 
 def _end_graph(graph: bytes) -> tuple[bytes, str]:
@@ -57,18 +58,33 @@ def _end_graph(graph: bytes) -> tuple[bytes, str]:
     outputs: dict[str, bytes] = {}
     rest = bytearray()
     for number, raw, payload in fields(graph):
-        if number == _GRAPH_NODE:
+        if number == GRAPH_NODE:
             nodes.append(_read_node(payload, raw))
-        elif number == _GRAPH_OUTPUT:
+        elif number == GRAPH_OUTPUT:
             outputs[text_of(payload, _VALUE_NAME)] = raw
         else:
             rest += raw
     name = _head_input(nodes)
     outputs.pop(_LOGITS, None)
     # no type: onnxruntime infers it, and it may be float or float16
-    outputs[name] = field(_GRAPH_OUTPUT, field(_VALUE_NAME, name.encode("utf-8", "surrogateescape")))
+    outputs[name] = field(GRAPH_OUTPUT, field(_VALUE_NAME, name.encode("utf-8", "surrogateescape")))
     needed = _needed(nodes, set(outputs))
     return b"".join([*(node.raw for node in needed), bytes(rest), *outputs.values()]), name
+
+
+def head_product(graph: bytes) -> tuple[bytes, str] | None:
+    """The serialized node that multiplies every row of the last norm's output by the head, and the name of these rows.
+
+    None for a graph without a head behind `logits`, and for one that multiplies its last row only.
+    """
+    nodes = [_read_node(payload, payload) for number, _, payload in fields(graph) if number == GRAPH_NODE]
+    makers = {name: node for node in nodes for name in node.outputs if name}
+    node = makers.get(_walk_back(makers, _LOGITS, _AFTER_HEAD))
+    if node is None or node.operator not in _PRODUCTS or not node.inputs:
+        return None
+    rows = node.inputs[0]
+    made_by = makers.get(rows)
+    return None if made_by is None or made_by.operator in _ROW_CHOICES else (node.raw, rows)
 
 
 def _head_input(nodes: Sequence[_Node]) -> str:
@@ -110,7 +126,7 @@ def _needed(nodes: Sequence[_Node], outputs: set[str]) -> list[_Node]:
 def _read_node(payload: bytes, raw: bytes) -> _Node:
     inputs, outputs, read, operator = [], [], set(), ""
     for number, _, value in fields(payload):
-        if number == _NODE_INPUT:
+        if number == NODE_INPUT:
             inputs.append(text(value))
         elif number == _NODE_OUTPUT:
             outputs.append(text(value))
@@ -126,8 +142,8 @@ def _read_by_subgraphs(attribute: bytes) -> set[str]:
     for number, _, graph in fields(attribute):
         if number in _ATTRIBUTE_GRAPHS:
             for kind, raw, payload in fields(graph):
-                if kind == _GRAPH_NODE:
+                if kind == GRAPH_NODE:
                     names |= _read_node(payload, raw).names_read
-                elif kind == _GRAPH_OUTPUT:
+                elif kind == GRAPH_OUTPUT:
                     names.add(text_of(payload, _VALUE_NAME))
     return names

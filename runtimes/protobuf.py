@@ -54,6 +54,11 @@ def field(number: int, payload: bytes) -> bytes:
     return _encode(number << 3 | _BYTES) + _encode(len(payload)) + payload
 
 
+def number_field(number: int, value: int) -> bytes:
+    """A varint field of a value that is not negative."""
+    return _encode(number << 3 | _VARINT) + _encode(value)
+
+
 def _walk(message: bytes) -> Iterator[tuple[int, int, int, int, int, int]]:
     """(number, wire type, value, where the field begins, where its payload begins, where it ends)."""
     at = 0
