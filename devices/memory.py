@@ -4,8 +4,7 @@ The formulas describe our own sessions (edgeport.runtimes); docs/memory.md deriv
 resident size of a process that opens a container and reads a prompt that fills the context.
 
 llama.cpp: weights are read, not mapped, so that the repacked copy replaces the original; a compute buffer of
-    4 * (rows * n_vocab + n_ubatch * 2 * n_embd) bytes, with rows the logits rows a batch may ask for; where its attention is
-    not fused (llama_attention.py), a layer's values and scores when they are more.
+    4 * (rows * n_vocab + n_ubatch * 2 * n_embd) bytes, with rows the logits rows a batch may ask for.
 onnxruntime: MatMulNBits keeps three float32 values per block (the scale before and after repacking, and the sum of the codes); a
     tied head is a copy beside the embedding, whose rows are read from the mapped file; rotary tables for the whole context the
     model was made for. Float weights of 16 bits are widened.
@@ -20,7 +19,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgeport.devices.kv_cache import kv_cache_bytes
-from edgeport.devices.llama_attention import score_bytes, unfused_chunk
 from edgeport.devices.profile import ENGINE_FORMATS, DeviceProfile
 from edgeport.devices.shape import ModelShape, Role
 from edgeport.devices.weights import WeightsEstimate
@@ -178,13 +176,9 @@ def engine_for(profile: DeviceProfile, format_name: str) -> str:
 def _compute_bytes(shape: ModelShape, engine: str, context_length: int) -> int:
     constants = ENGINES[engine]
     chunk = min(constants.chunk_tokens, context_length)
-    scores = 0
-    if engine == "llama.cpp" and (unfused := unfused_chunk(shape.heads, context_length)):
-        chunk, scores = min(unfused, context_length), score_bytes(shape.heads, context_length)
     rows = constants.logits_copies * min(constants.logits_rows, chunk)
     if engine != "onnxruntime":
-        end = compute_bytes(shape, chunk_tokens=chunk, logits_rows=rows)
-        return max(end, 4 * _layer_values(shape, chunk) + scores)
+        return compute_bytes(shape, chunk_tokens=chunk, logits_rows=rows)
     rotary_tables = 4 * shape.context_length * shape.head_dim
     rows = min(rows, context_length)
     return 4 * (rows * shape.vocab_size + _layer_values(shape, chunk)) + rotary_tables

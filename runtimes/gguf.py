@@ -18,7 +18,6 @@ from typing import Any
 import llama_cpp.llama_cpp as native
 import numpy as np
 
-from edgeport.devices.llama_attention import unfused_chunk
 from edgeport.errors import RuntimeFailure
 from edgeport.runtimes import llama_library
 from edgeport.runtimes.engine_settings import EngineSettings, settings_for
@@ -61,9 +60,8 @@ class GgufSession:
             length = choose_context_length(options.context_length, native.llama_model_n_ctx_train(model))
             vocabulary = native.llama_model_get_vocab(model)
             self._window = Window(length, native.llama_vocab_n_tokens(vocabulary))
-            fused, self._batch_tokens = _attention(model, length, options, settings)
+            self._batch_tokens = min(settings.prompt_chunk_tokens or _BATCH_TOKENS, length)
             parameters = _context_parameters(length, self._batch_tokens, options, settings)
-            parameters.flash_attn_type = _FLASH_ATTENTION_ON if fused else _FLASH_ATTENTION_OFF
             self._context = _new_context(model, parameters)
             workers = max(parameters.n_threads, parameters.n_threads_batch)
             self._threads = attach_threads(self._context, workers, spinning=settings.spinning is not False)
@@ -161,21 +159,6 @@ def _load(file: Path, settings: EngineSettings) -> Any:
     )
 
 
-def _attention(
-    model: Any, length: int, options: SessionOptions, settings: EngineSettings
-) -> tuple[bool, int]:
-    """Whether attention is fused, and the tokens of a prompt to compute at once."""
-    asked = min(settings.prompt_chunk_tokens or _BATCH_TOKENS, length)
-    if options.exact or settings.flash_attention is not None:
-        return bool(settings.flash_attention) and not options.exact, asked
-    if (settings.value_cache or "").startswith("q"):
-        return True, asked
-    chunk = unfused_chunk(native.llama_model_n_head(model), length)
-    if chunk == 0 or (settings.prompt_chunk_tokens or 0) > chunk:
-        return True, asked
-    return False, min(asked, chunk)
-
-
 def _context_parameters(
     length: int, batch_tokens: int, options: SessionOptions, settings: EngineSettings
 ) -> Any:
@@ -187,6 +170,10 @@ def _context_parameters(
     parameters.n_threads_batch = first_count(options.threads, settings.prompt_threads, parameters.n_threads)
     parameters.no_perf = True
     parameters.swa_full = bool(settings.full_window_cache)
+    # Left to llama.cpp attention is fused, which is faster wherever the weights are what costs (docs/tune.md).
+    if options.exact or settings.flash_attention is not None:
+        fused = bool(settings.flash_attention) and not options.exact
+        parameters.flash_attn_type = _FLASH_ATTENTION_ON if fused else _FLASH_ATTENTION_OFF
     for name, kind in (("type_k", settings.key_cache), ("type_v", settings.value_cache)):
         if options.exact or kind is not None:
             setattr(parameters, name, _CACHE_TYPES["f32" if options.exact else str(kind)])

@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--for",
         dest="objective",
         choices=("decode", "prefill", "both"),
-        default="decode",
-        help="what has to be fast: one token after the other, prompts, or both alike (decode)",
+        default="both",
+        help="what has to be fast: one token after the other, prompts, or both alike (both)",
     )
     parser.add_argument("--seconds", type=float, default=50.0, metavar="N", help="for each container (50)")
     parser.add_argument(

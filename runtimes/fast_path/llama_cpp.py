@@ -177,7 +177,7 @@ def _evidence(items: Sequence[GgufTensor], loaded: LoadLog, features: frozenset[
 
 
 def _attention(loaded: LoadLog) -> list[KernelGroup]:
-    """Fused or not, the adapter chose the quicker for this shape (edgeport.devices.llama_attention)."""
+    """Fused or not: which is quicker depends on the shape (docs/tune.md), so neither is called slow."""
     names = {"FLASH_ATTN_EXT": "fused (FLASH_ATTN_EXT)", "SOFT_MAX": "two products and a softmax"}
     groups = []
     for operation, name in names.items():

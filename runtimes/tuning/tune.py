@@ -45,7 +45,7 @@ class TuneOptions:
     """seconds: in all, opening included. depth: tokens in the cache before those that are timed. allow_coarser: also try
     settings that keep the cache or the activations with fewer bits."""
 
-    objective: Objective = "decode"
+    objective: Objective = "both"
     seconds: float = 50.0
     context_length: int | None = None
     depth: int = 256
