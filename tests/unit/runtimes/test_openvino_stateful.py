@@ -22,21 +22,22 @@ TOKENS = [int(token) for token in np.random.default_rng(5).integers(0, 500, 60)]
 
 
 @pytest.fixture
-def stateful(packed_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
-    def refuse(_: object) -> None:
-        raise UnsupportedModel("a graph that cannot be paged")
-
-    monkeypatch.setattr("edgeport.runtimes.openvino.paged", refuse)
-    session = open_session("openvino", packed_dir / "openvino", EXACT)
-    assert isinstance(session, OpenVinoSession)
-    return session
-
-
-@pytest.fixture
 def expected(packed_dir: Path) -> np.ndarray:
     session = open_session("openvino", packed_dir / "openvino", EXACT)
     assert isinstance(session, PagedSession)
     return session.feed(TOKENS, all_logits=True)
+
+
+@pytest.fixture
+def stateful(expected: np.ndarray, packed_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
+    def refuse(_: object) -> None:
+        raise UnsupportedModel("a graph that cannot be paged")
+
+    # `expected` comes first: it is what the graph gives unpatched
+    monkeypatch.setattr("edgeport.runtimes.openvino.paged", refuse)
+    session = open_session("openvino", packed_dir / "openvino", EXACT)
+    assert isinstance(session, OpenVinoSession)
+    return session
 
 
 def test_logits_equal_those_of_paged_attention(stateful: Session, expected: np.ndarray) -> None:
