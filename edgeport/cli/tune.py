@@ -1,4 +1,4 @@
-"""`edgeport tune DIR`: measure which settings are fastest for each container on this machine, and remember them."""
+"""`edgeport tune DIR`: measure which settings are fastest for a container on this machine, and remember them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edgeport.runtimes.tuning.store import Tried, Tuned
 
 ABSENT = "-"
+ALL = "all"
 COLUMNS = ("setting", "rate", "95 %", "divergence", "same top token", "verdict")
 
 
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="a container by its format; repeat (default: all that can be tuned)",
+        help="a container by its format, repeat for more, or `all` (default: the one that load takes here)",
     )
     parser.add_argument(
         "--for",
@@ -61,10 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """0, also where the adapters' own choice is the best; 1 when an engine failed."""
-    from edgeport.runtimes.container import find_containers
-    from edgeport.runtimes.tuning.tune import choose_tunable
-
-    chosen = choose_tunable(find_containers(arguments.path), arguments.format)
+    chosen = _chosen(arguments)
     if arguments.forget:
         return _forget(chosen, arguments)
     found = list(_shown(chosen) if arguments.show else _tuned(chosen, arguments))
@@ -73,6 +71,22 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print("\n\n".join(tuned_text(tuned) for tuned in found) or "nothing was tuned for this artifact here")
     return 0
+
+
+def _chosen(arguments: argparse.Namespace) -> list[Container]:
+    """What was named; else all for --show and --forget, and the one that load would take for tuning, which takes its time."""
+    from edgeport.runtimes.artifact import choose
+    from edgeport.runtimes.container import find_containers
+    from edgeport.runtimes.tuning.tune import choose_tunable
+
+    names = [name for name in arguments.format if name != ALL]
+    tunable = choose_tunable(find_containers(arguments.path), names)
+    if arguments.format or arguments.show or arguments.forget or len(tunable) == 1:
+        return tunable
+    best, reason = choose(tunable, None)
+    if not arguments.quiet:
+        print(f"edgeport: {best.format}, {reason}; `--format all` for the others", file=sys.stderr)
+    return [best]
 
 
 def _tuned(chosen: Sequence[Container], arguments: argparse.Namespace) -> Iterator[Tuned]:

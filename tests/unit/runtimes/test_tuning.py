@@ -5,6 +5,7 @@ Timings of tiny models are noise, so a delay is planted around the real child: i
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 from collections.abc import Generator
@@ -16,8 +17,9 @@ import numpy as np
 import pytest
 
 from edgeport.cli import main
+from edgeport.cli.tune import _chosen
 from edgeport.errors import UsageError
-from edgeport.runtimes.artifact import load
+from edgeport.runtimes.artifact import choose, load
 from edgeport.runtimes.cache_folder import cache_folder
 from edgeport.runtimes.container import Container, find_containers
 from edgeport.runtimes.engine_settings import EngineSettings
@@ -58,7 +60,7 @@ def onnx(packed_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
     return next(item for item in find_containers(packed_dir) if item.format == "onnx")
 
 
-OPTIONS = TuneOptions(seconds=30, context_length=128, depth=16)
+OPTIONS = TuneOptions(objective="decode", seconds=30, context_length=128, depth=16)
 
 
 @needs_onnx
@@ -164,6 +166,21 @@ def test_the_command(onnx: Container, capsys: pytest.CaptureFixture[str]) -> Non
     assert "forgotten: onnx" in capsys.readouterr().out
     assert main(["tune", folder, "--format", "gguf"]) == 2
     assert main(["tune", folder, "--seconds", "1"]) == 2
+
+
+def test_without_a_name_it_is_the_container_that_load_takes(
+    packed_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    containers = [item for name in ("openvino", "gguf") for item in find_containers(packed_dir / name)]
+    arguments = argparse.Namespace(path=packed_dir, format=[], show=False, forget=False, quiet=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgeport.runtimes.container.find_containers", lambda _: containers)
+        assert [item.format for item in _chosen(arguments)] == [choose(containers, None)[0].format]
+        assert "`--format all` for the others" in capsys.readouterr().err
+        arguments.format = ["all"]
+        assert [item.format for item in _chosen(arguments)] == ["openvino", "gguf"]
+        arguments.format = ["gguf"]
+        assert [item.format for item in _chosen(arguments)] == ["gguf"]
 
 
 def test_too_little_time_is_refused() -> None:
