@@ -229,12 +229,15 @@ def test_an_engine_that_dies_is_reported_with_what_was_seen(
 
 
 def test_ctrl_c_reports_what_was_seen(packed_dir: Path) -> None:
+    # a shell that starts the tests in the background has them ignore SIGINT
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGINT))
     timer.start()
     try:
         report = run_soak(packed_dir, short())
     finally:
         timer.cancel()
+        signal.signal(signal.SIGINT, before)
     assert report.interrupted
     assert report.fault is None
     assert report.seconds < 60
