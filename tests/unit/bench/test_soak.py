@@ -8,9 +8,9 @@ import itertools
 import os
 import random
 import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import pytest
 
 from edgeport.errors import UsageError
 from edgeport.manifest import from_json, read_manifest, to_json
+from edgeport.progress import Progress
 from edgeport.runtimes.bench.soak_judge import SoakLimits, growth, judge
 from edgeport.runtimes.bench.soak_loop import SoakPass, soak_passes, soak_prompts
 from edgeport.runtimes.bench.soak_run import SoakOptions, SoakReport, run_soak
@@ -228,17 +229,32 @@ def test_an_engine_that_dies_is_reported_with_what_was_seen(
     assert not report.interrupted
 
 
+class ThirdPass(Progress):
+    """Presses Ctrl-C when the third pass is told: inside the loop, however slow the machine."""
+
+    @contextmanager
+    def stage(self, title: str, total: float | None = None) -> Iterator[Any]:
+        told: list[float] = []
+
+        class Watcher:
+            done = 0
+
+            def advance(self, amount: float = 1) -> None:
+                told.append(amount)
+                if len(told) == 3:
+                    signal.raise_signal(signal.SIGINT)
+
+        yield Watcher()
+
+
 def test_ctrl_c_reports_what_was_seen(packed_dir: Path) -> None:
     # a shell that starts the tests in the background has them ignore SIGINT
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    timer = threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGINT))
-    timer.start()
     try:
-        report = run_soak(packed_dir, short())
+        report = run_soak(packed_dir, short(), progress=ThirdPass())
     finally:
-        timer.cancel()
         signal.signal(signal.SIGINT, before)
-    assert report.interrupted
+    assert report.interrupted and report.passes == 3
     assert report.fault is None
     assert report.seconds < 60
 

@@ -77,7 +77,7 @@ CASES: tuple[tuple[str, str, str, float, Workload], ...] = (
     ("llama-3.1-8b", "gguf", "int4", 5.2, Workload(8192)),
     ("llama-3.1-8b", "gguf", "int8", 6.0, Workload(4096, batch=3)),
     ("llama-3.1-8b", "gguf", "int4", 3.0, Workload(32768)),
-    ("qwen2.5-1.5b", "onnx", "int8", 2.6, Workload(8192)),
+    ("qwen2.5-1.5b", "onnx", "int8", 2.2, Workload(8192)),
     ("qwen2.5-1.5b", "openvino", "f16", 2.4, Workload(8192, batch=2)),
     ("mixtral-8x7b", "gguf", "int8", 30, Workload(32768)),
 )
