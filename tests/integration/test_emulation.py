@@ -25,9 +25,10 @@ ROOT = Path(__file__).resolve().parents[2]
 FORMATS = ("gguf", "onnx", "openvino")
 PI = "raspberry-pi-5-8gb"
 CONTEXT = 640
-CLEARLY_TOO_LITTLE = 0.6
+CLEARLY_TOO_LITTLE = {"gguf": 0.6, "onnx": 0.6, "openvino": 0.35}
 """Of what is predicted. Between this and all of it lie the pages of the engine's libraries, which the prediction counts and the
-kernel can drop: there the model says no and the container still runs, more slowly on a real device."""
+kernel can drop: there the model says no and the container still runs, more slowly on a real device. OpenVINO's libraries are
+larger than the twin: it was seen to run with 0.45 of the prediction, and to be killed with 0.4."""
 GIGABYTE = 10**9
 
 
@@ -98,7 +99,7 @@ def test_what_the_plan_says_fits_runs_and_what_it_clearly_refuses_is_killed(
     required = plan(twin_artifact, format_name, 4 * GIGABYTE)["required_bytes"]
     assert plan(twin_artifact, format_name, required)["verdict"] == "fits"
     assert generates(twin_artifact, format_name, required)
-    little = int(CLEARLY_TOO_LITTLE * required)
+    little = int(CLEARLY_TOO_LITTLE[format_name] * required)
     assert plan(twin_artifact, format_name, little)["verdict"] != "fits"
     assert not generates(twin_artifact, format_name, little)
 
