@@ -247,6 +247,7 @@ class ThirdPass(Progress):
         yield Watcher()
 
 
+@pytest.mark.slow  # a signal raised inside a pytest-xdist worker was seen to end the worker: run it with -n 0
 def test_ctrl_c_reports_what_was_seen(packed_dir: Path) -> None:
     # a shell that starts the tests in the background has them ignore SIGINT
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

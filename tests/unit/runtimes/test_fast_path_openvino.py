@@ -84,10 +84,16 @@ def test_a_type_the_product_does_not_take_is_slow(build: Builder, tmp_path: Path
     )
 
 
-def test_no_kernel_at_all_is_an_error_with_a_cure(build: Builder, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeFailure, match="primitive descriptor") as caught:
-        check(build.save(tmp_path / "openvino_model.xml", build.codes("u2")))
-    assert caught.value.hint is not None and "u4" in caught.value.hint
+def test_no_kernel_at_all_is_an_error_with_a_cure_or_slow(build: Builder, tmp_path: Path) -> None:
+    """The engine refuses 2-bit weights for some shapes and thread counts, and leaves their product out for others."""
+    file = build.save(tmp_path / "openvino_model.xml", build.codes("u2"))
+    try:
+        report = check(file)
+    except RuntimeFailure as error:
+        assert "primitive descriptor" in error.message
+        assert error.hint is not None and "u4" in error.hint
+    else:
+        assert not report.fast and "u4" in report.groups[0].cure
 
 
 def test_float_weights_have_nothing_to_unpack(build: Builder, tmp_path: Path) -> None:
