@@ -92,10 +92,15 @@ def test_sizes_separate_bytes_from_layers() -> None:
             assert 0.5 * size < decoder * (bits + 0.5) / 8 < 1.6 * size
 
 
-def test_one_engine_is_fitted_and_nothing_is_left_behind(scratch: Path) -> None:
-    found = measured(EngineProbe(SIZE, threads=1, formats=("onnx",), bits=(8,), steps=QUICK))
-    assert [(fit.kernel.engine, fit.kernel.bits) for fit in found.fits] == [("onnxruntime", 8)]
-    check_rates(found.fits[0])
+def test_one_engine_is_fitted_or_refused_and_nothing_is_left_behind(scratch: Path) -> None:
+    """Beside other load the times of tiny models may contradict each other; the slow test below wants a fit."""
+    found = probe_engines(EngineProbe(SIZE, threads=1, formats=("onnx",), bits=(8,), steps=QUICK))
+    for fit in found.fits:
+        assert (fit.kernel.engine, fit.kernel.bits) == ("onnxruntime", 8)
+        check_rates(fit)
+    for item in found.absent:
+        assert "contradict" in item.reason or "takes no longer" in item.reason
+    assert len(found.fits) + len(found.absent) == 1
     assert list(scratch.iterdir()) == []
 
 
