@@ -8,7 +8,7 @@ llama.cpp: weights are read, not mapped, so that the repacked copy replaces the 
 onnxruntime: MatMulNBits keeps three float32 values per block (the scale before and after repacking, and the sum of the codes); a
     tied head is a copy beside the embedding, whose rows are read from the mapped file; rotary tables for the whole context the
     model was made for. Float weights of 16 bits are widened.
-OpenVINO: a repacked copy of the weights beside the mapped file; three copies of a chunk's logits at the peak.
+OpenVINO: a repacked copy of the weights beside the mapped file.
 reference: every weight in float32.
 """
 
@@ -39,7 +39,7 @@ class EngineMemory:
     overhead_bytes: Python with the engine and an empty session. bytes_per_token: the vocabulary inside the engine.
     copies: bytes it allocates per byte of weights in the file. bytes_per_block: what it keeps more per block of 32 weights.
     mapped_share: of the file, what stays mapped beside them. chunk_tokens: prompt tokens computed at once. logits_rows: rows of
-    the vocabulary a chunk has. logits_copies: of them alive at the peak.
+    the vocabulary a chunk has.
     """
 
     overhead_bytes: int
@@ -48,7 +48,6 @@ class EngineMemory:
     mapped_share: float = 0.0
     chunk_tokens: int = 512
     logits_rows: int = 512
-    logits_copies: int = 1
     bytes_per_token: int = 0
 
 
@@ -176,7 +175,7 @@ def engine_for(profile: DeviceProfile, format_name: str) -> str:
 def _compute_bytes(shape: ModelShape, engine: str, context_length: int) -> int:
     constants = ENGINES[engine]
     chunk = min(constants.chunk_tokens, context_length)
-    rows = constants.logits_copies * min(constants.logits_rows, chunk)
+    rows = min(constants.logits_rows, chunk)
     if engine != "onnxruntime":
         return compute_bytes(shape, chunk_tokens=chunk, logits_rows=rows)
     rotary_tables = 4 * shape.context_length * shape.head_dim
