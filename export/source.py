@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeport.errors import UnsupportedModel, UsageError
+from edgeport.export.canonical_weights import CanonicalWeights
 from edgeport.export.families.decoder import HEAD, DecoderSpec
+from edgeport.export.families.storage import stored_shapes
 from edgeport.export.families.table import read_spec
 from edgeport.export.safetensors_file import SafetensorsFolder
 from edgeport.lazy import missing_extra
@@ -32,13 +34,13 @@ _IGNORED = re.compile(r"\.rotary_emb\.inv_freq$|\.attention\.(masked_)?bias$")
 
 @dataclass(frozen=True, slots=True)
 class SourceModel:
-    """A checked model folder. `weights` maps names to memory-mapped arrays; nothing is in memory yet."""
+    """A checked model folder. `weights` maps canonical names to memory-mapped arrays; nothing is in memory yet."""
 
     directory: Path
     location: str
     name: str
     spec: DecoderSpec
-    weights: SafetensorsFolder
+    weights: CanonicalWeights
 
     def tensor(self, name: str) -> npt.NDArray[Any]:
         return self.weights.tensor(name)
@@ -93,7 +95,7 @@ def open_source(model: str) -> SourceModel:
     if not isinstance(config, dict):
         raise UsageError(f"{config_path} holds {type(config).__name__}, expected an object")
     spec = read_spec(config)
-    weights = SafetensorsFolder(directory)
+    weights = CanonicalWeights(SafetensorsFolder(directory), spec)
     source = SourceModel(directory, model, directory.resolve().name, spec, weights)
     _check_tensors(source)
     if not (directory / "tokenizer.json").is_file():
@@ -107,22 +109,19 @@ def open_source(model: str) -> SourceModel:
 def _check_tensors(source: SourceModel) -> None:
     """Required and unused names, shapes and dtypes are compared both ways; all problems are told at once."""
     problems = []
-    expected = {item.name: item for item in source.spec.tensors()}
-    for name, item in expected.items():
-        if name not in source.weights:
+    folder = source.weights.folder
+    expected = stored_shapes(source.spec.storage, source.spec.tensors())
+    for name, shape in expected.items():
+        if name not in folder:
             problems.append(f"{name} is missing")
-        elif source.weights.entry(name).shape != item.shape:
-            problems.append(
-                f"{name} is {list(source.weights.entry(name).shape)}, config.json says {list(item.shape)}"
-            )
-        elif source.weights.entry(name).dtype not in _FLOATS:
-            problems.append(
-                f"{name} is {source.weights.entry(name).dtype}, expected one of {', '.join(_FLOATS)}"
-            )
+        elif folder.entry(name).shape != shape:
+            problems.append(f"{name} is {list(folder.entry(name).shape)}, config.json says {list(shape)}")
+        elif folder.entry(name).dtype not in _FLOATS:
+            problems.append(f"{name} is {folder.entry(name).dtype}, expected one of {', '.join(_FLOATS)}")
     tied_copy = {HEAD} if source.spec.tied_embeddings else set()
     unknown = [
         name
-        for name in source.weights
+        for name in folder
         if name not in expected and name not in tied_copy and not _IGNORED.search(name)
     ]
     problems.extend(f"{name} is not a tensor of family {source.spec.family}" for name in unknown)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float32]
 Weights = Mapping[str, Floats]
-"""Replacements for the source's weights, by Hugging Face name."""
+"""Replacements for the source's weights, by canonical name."""
 
 
 class LayerwiseModel:
@@ -54,7 +54,8 @@ class LayerwiseModel:
         """tokens [batch, n_ctx] -> hidden states [batch, n_ctx, hidden_size] float32."""
         table = (replaced or {}).get(EMBEDDING, self.source.tensor(EMBEDDING))
         rows = table[tokens.reshape(-1)].astype(np.float32)
-        return self._torch.from_numpy(rows.reshape(*tokens.shape, -1))
+        scaled = rows * np.float32(self.source.spec.embedding_scale)
+        return self._torch.from_numpy(scaled.reshape(*tokens.shape, -1))
 
     @contextmanager
     def layer(self, index: int, replaced: Weights | None = None) -> Iterator[torch.nn.Module]:
@@ -82,9 +83,12 @@ class LayerwiseModel:
 
     def logits(self, hidden: torch.Tensor, replaced: Weights | None = None) -> torch.Tensor:
         """Final norm and head over [..., hidden_size] -> [..., vocab_size]."""
-        head = self.head_weight(replaced)
+        head, spec = self.head_weight(replaced), self.source.spec
         with self._torch.inference_mode():
-            return self.final_norm(hidden, replaced) @ head.T
+            logits = self.final_norm(hidden, replaced) @ head.T
+            logits = logits if spec.logit_scale == 1.0 else logits * spec.logit_scale
+            cap = spec.logit_softcap
+            return logits if cap is None else cap * self._torch.tanh(logits / cap)
 
     def final_norm(self, hidden: torch.Tensor, replaced: Weights | None = None) -> torch.Tensor:
         """What the head gets to see."""

@@ -1,6 +1,7 @@
 """The float network of a model folder in torch: what everything asks that runs the source, whatever its family.
 
-A family that transformers knows is transformers' own class. Nemotron-NAS it knows only through code in the folder, which
+A family that transformers knows is transformers' own class, with its parameters under canonical names and values
+(edgeport.export.families.canonical_modules). Nemotron-NAS it knows only through code in the folder, which
 is never run: its network is transformers' Llama with layers built in each layer's sizes.
 """
 
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from edgeport.errors import UnsupportedModel
 from edgeport.export.families.decoder import DecoderSpec
 from edgeport.export.families.nemotron_nas import MODEL_TYPE, read_spec
+from edgeport.export.families.table import FAMILIES
+from edgeport.export.families.table import read_spec as read_family
 
 if TYPE_CHECKING:
     import torch
@@ -32,13 +35,14 @@ def load_network(
     from transformers import AutoModelForCausalLM
 
     if _own_layout(directory) is None:
-        return AutoModelForCausalLM.from_pretrained(
+        network = AutoModelForCausalLM.from_pretrained(
             directory,
             dtype=dtype or "auto",
             device_map=None if device_map is None else dict(device_map),
             local_files_only=True,
             use_safetensors=True,
         ).eval()
+        return _canonical(network, directory)
     import torch
 
     network = empty_network(directory, dtype=torch.float32)
@@ -60,13 +64,27 @@ def empty_network(directory: Path, *, dtype: torch.dtype) -> Any:
     if document is None:
         config = AutoConfig.from_pretrained(directory, local_files_only=True)
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+            network = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+        return _canonical(network, directory)
     spec = read_spec(document)
     with torch.device("meta"):
         network = AutoModelForCausalLM.from_config(_llama_config(spec), dtype=dtype).eval()
         for index in range(spec.layers):
             network.model.layers[index] = _layer(network, spec, index, dtype)
     return network
+
+
+def _canonical(network: Any, directory: Path) -> Any:
+    """A packed folder stays as it is: it is only run, nobody asks it for weights by name."""
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    if config.get("quantization_config") or (config.get("architectures") or [""])[0] not in FAMILIES:
+        return network
+    spec = read_family(config)
+    if spec.storage.is_plain:
+        return network
+    from edgeport.export.families.canonical_modules import make_canonical
+
+    return make_canonical(network, spec)
 
 
 def make_rotary_tables(network: Any) -> None:

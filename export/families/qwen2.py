@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from edgeport.errors import UnsupportedModel
-from edgeport.export.families.config import read_decoder
+from edgeport.export.families.config import read_decoder, read_windows
 from edgeport.export.families.decoder import DecoderSpec
+
+DEFAULT_MAX_WINDOW_LAYERS = 28
 
 
 def read_spec(config: Mapping[str, Any]) -> DecoderSpec:
-    if config.get("use_sliding_window"):
-        raise UnsupportedModel(
-            "this qwen2 model uses a sliding window (use_sliding_window = true), which edgeport does not export yet",
-            hint="if the context you need is within the window, set use_sliding_window to false in config.json",
-        )
-    return read_decoder(config, family="qwen2", qkv_bias=True, output_bias=False, mlp_bias=False)
+    spec = read_decoder(config, family="qwen2", qkv_bias=True, output_bias=False, mlp_bias=False)
+    return dataclasses.replace(spec, windows=read_qwen_windows(config, spec.layers))
+
+
+def read_qwen_windows(config: Mapping[str, Any], layers: int) -> tuple[int | None, ...]:
+    """With use_sliding_window the layers from max_window_layers on slide; without it sliding_window says nothing."""
+    if not config.get("use_sliding_window"):
+        return ()
+    full = int(config.get("max_window_layers", DEFAULT_MAX_WINDOW_LAYERS))
+    return read_windows(config, layers, lambda layer: layer >= full)

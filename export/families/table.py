@@ -12,6 +12,13 @@ from edgeport.lazy import load
 FAMILIES: dict[str, str] = {
     "LlamaForCausalLM": "edgeport.export.families.llama:read_spec",
     "Qwen2ForCausalLM": "edgeport.export.families.qwen2:read_spec",
+    "Qwen3ForCausalLM": "edgeport.export.families.qwen3:read_spec",
+    "MistralForCausalLM": "edgeport.export.families.mistral:read_spec",
+    "Phi3ForCausalLM": "edgeport.export.families.phi3:read_spec",
+    "Gemma2ForCausalLM": "edgeport.export.families.gemma2:read_spec",
+    "Gemma3ForCausalLM": "edgeport.export.families.gemma3:read_spec",
+    "GraniteForCausalLM": "edgeport.export.families.granite:read_spec",
+    "Olmo2ForCausalLM": "edgeport.export.families.olmo2:read_spec",
     "DeciLMForCausalLM": "edgeport.export.families.nemotron_nas:read_spec",
 }
 

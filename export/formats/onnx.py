@@ -19,6 +19,8 @@ class OnnxFormat:
     name = "onnx"
 
     def reasons_against(self, spec: DecoderSpec, schemes: Sequence[TensorScheme], source: Path) -> list[str]:
+        if not spec.is_llama:
+            return [f"no ONNX graph for the layers of family {spec.family}"]
         if spec.head_dim % 16:
             # GroupQueryAttention's rotary kernel works on 16-element halves.
             return [f"head_dim {spec.head_dim} is not a multiple of 16"]

@@ -25,6 +25,8 @@ class OpenVinoFormat:
     name = "openvino"
 
     def reasons_against(self, spec: DecoderSpec, schemes: Sequence[TensorScheme], source: Path) -> list[str]:
+        if not spec.is_llama:
+            return [f"no OpenVINO graph for the layers of family {spec.family}"]
         if spec.head_dim % 2:
             return [f"head_dim {spec.head_dim} is odd, rotary embeddings turn pairs"]
         return []

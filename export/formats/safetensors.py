@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,42 +38,82 @@ class SafetensorsFormat:
         return []
 
     def write(self, checkpoint: Checkpoint, directory: Path, options: WriteOptions) -> Path:
-        shards = _shards(checkpoint)
+        modules = stored_modules(checkpoint)
+        shards = _shards(modules)
         index: dict[str, str] = {}
-        with options.progress.stage("pack safetensors", total=len(checkpoint.records)) as stage:
+        with options.progress.stage("pack safetensors", total=len(modules)) as stage:
             for number, shard in enumerate(shards, start=1):
                 name = (
                     "model.safetensors"
                     if len(shards) == 1
                     else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
                 )
-                plan = [entry for record in shard for entry in _plan(record)]
+                plan = [entry for module in shard for entry in _plan(module)]
                 index.update({entry.name: name for entry in plan})
                 with SafetensorsWriter(directory / name, plan) as writer:
-                    for record in shard:
-                        _write(writer, checkpoint, record.name)
+                    for module in shard:
+                        _write(writer, checkpoint, module)
                         stage.advance(1)
         if len(shards) > 1:
             document = {"metadata": {}, "weight_map": index}
             (directory / "model.safetensors.index.json").write_text(
                 json.dumps(document, indent=2) + "\n", encoding="utf-8"
             )
-        _write_config(checkpoint, directory)
+        _write_config(checkpoint, directory, modules)
         copy_tokenizer(checkpoint.source_directory, directory)
         return directory / "config.json"
 
 
-def _is_packed(record: TensorRecord) -> bool:
-    return record.scheme.is_quantized and record.name != EMBEDDING
+@dataclass(frozen=True, slots=True)
+class StoredModule:
+    """One tensor of the folder and the checkpoint's tensors that are its rows, one after the other.
+
+    scheme: how it is stored. subtracted: from its values, in float32.
+    """
+
+    name: str
+    records: tuple[TensorRecord, ...]
+    scheme: TensorScheme
+    subtracted: float = 0.0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (sum(record.shape[0] for record in self.records), *self.records[0].shape[1:])
+
+    @property
+    def is_packed(self) -> bool:
+        return self.scheme.is_quantized
 
 
-def _plan(record: TensorRecord) -> list[TensorPlan]:
-    scheme, name = record.scheme, record.name
+def stored_modules(checkpoint: Checkpoint) -> list[StoredModule]:
+    """What the folder will hold, in the checkpoint's order, laid out as the family's own folders are."""
+    storage = checkpoint.spec.storage
+    roles = {item.name: item.role for item in checkpoint.spec.tensors()}
+    modules: dict[str, StoredModule] = {}
+    for record in checkpoint.records:
+        name, parts = storage.group(record.name)
+        if name in modules:
+            continue
+        records = tuple(checkpoint.record(part) for part in parts)
+        offset = storage.norm_offset if roles[record.name] == "norm" else 0.0
+        modules[name] = StoredModule(name, records, _scheme(records, offset), offset)
+    return list(modules.values())
+
+
+def _scheme(records: Sequence[TensorRecord], offset: float) -> TensorScheme:
+    """Rows of several schemes cannot share a packed matrix: float16 holds what they dequantize to."""
+    scheme = records[0].scheme
+    if offset:
+        return TensorScheme("f32")
+    mixed = any(record.scheme != scheme for record in records)
+    return TensorScheme("f16") if mixed or (scheme.is_quantized and records[0].name == EMBEDDING) else scheme
+
+
+def _plan(module: StoredModule) -> list[TensorPlan]:
+    scheme, name = module.scheme, module.name
     if not scheme.is_quantized:
-        return [TensorPlan(name, _FLOAT_DTYPES[scheme.kind], record.shape)]
-    if not _is_packed(record):
-        return [TensorPlan(name, "F16", record.shape)]
-    rows, columns = record.shape
+        return [TensorPlan(name, _FLOAT_DTYPES[scheme.kind], module.shape)]
+    rows, columns = module.shape
     return [
         TensorPlan(f"{name}_packed", "I32", (rows, columns * scheme.bits // 32)),
         TensorPlan(f"{name}_scale", "BF16", (rows, columns // scheme.block)),
@@ -80,17 +121,23 @@ def _plan(record: TensorRecord) -> list[TensorPlan]:
     ]
 
 
-def _write(writer: SafetensorsWriter, checkpoint: Checkpoint, name: str) -> None:
-    tensor = checkpoint.tensor(name)
-    if tensor.scales is None:
-        writer.write(name, tensor.payload)
-    elif not _is_packed(checkpoint.record(name)):
-        writer.write_rows(name, (rows.dequantize().astype(np.float16) for rows in tensor.row_pieces()))
+def _write(writer: SafetensorsWriter, checkpoint: Checkpoint, module: StoredModule) -> None:
+    tensors = [checkpoint.tensor(record.name) for record in module.records]
+    name = module.name
+    if module.is_packed:
+        scales = [tensor.scales for tensor in tensors if tensor.scales is not None]
+        writer.write_rows(f"{name}_packed", (_as_words(tensor.payload) for tensor in tensors))
+        writer.write_rows(f"{name}_scale", (item.astype(ml_dtypes.bfloat16) for item in scales))
+        writer.write(f"{name}_shape", np.array(module.shape, dtype=np.int64))
+    elif module.subtracted:
+        writer.write(name, tensors[0].dequantize() - np.float32(module.subtracted))
+    elif any(tensor.scales is not None for tensor in tensors):
+        pieces = (rows for tensor in tensors for rows in tensor.row_pieces())
+        writer.write_rows(name, (rows.dequantize().astype(np.float16) for rows in pieces))
     else:
-        writer.write(f"{name}_packed", _as_words(tensor.payload))
-        writer.write(f"{name}_scale", tensor.scales.astype(ml_dtypes.bfloat16))
-        writer.write(f"{name}_shape", np.array(tensor.shape, dtype=np.int64))
-    checkpoint.release(name)
+        writer.write_rows(name, (tensor.payload for tensor in tensors))
+    for record in module.records:
+        checkpoint.release(record.name)
 
 
 def _as_words(payload: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
@@ -98,22 +145,22 @@ def _as_words(payload: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
     return np.ascontiguousarray(payload).view("<i4")
 
 
-def _shards(checkpoint: Checkpoint) -> list[list[TensorRecord]]:
-    shards: list[list[TensorRecord]] = [[]]
+def _shards(modules: Sequence[StoredModule]) -> list[list[StoredModule]]:
+    shards: list[list[StoredModule]] = [[]]
     size_bytes = 0
-    for record in checkpoint.records:
-        item_bytes = sum(entry.size_bytes for entry in _plan(record))
+    for module in modules:
+        item_bytes = sum(entry.size_bytes for entry in _plan(module))
         if shards[-1] and size_bytes + item_bytes > _SHARD_BYTES:
             shards.append([])
             size_bytes = 0
-        shards[-1].append(record)
+        shards[-1].append(module)
         size_bytes += item_bytes
     return shards
 
 
-def _write_config(checkpoint: Checkpoint, directory: Path) -> None:
+def _write_config(checkpoint: Checkpoint, directory: Path, modules: Sequence[StoredModule]) -> None:
     config = dict(checkpoint.spec.config)
-    groups, ignored = _groups(checkpoint)
+    groups, ignored = _groups(modules, tied=checkpoint.spec.tied_embeddings)
     config.pop("torch_dtype", None)
     if groups:
         # float16 holds every dequantized weight; bfloat16 would round them.
@@ -126,26 +173,26 @@ def _write_config(checkpoint: Checkpoint, directory: Path) -> None:
             "ignore": ignored,
         }
     else:
-        kinds = [record.kind for record in checkpoint.records if len(record.shape) > 1]
+        kinds = [module.scheme.kind for module in modules if len(module.shape) > 1]
         config["dtype"] = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}[
             max(set(kinds), key=kinds.count)
         ]
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _groups(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[str]]:
+def _groups(modules: Sequence[StoredModule], *, tied: bool) -> tuple[dict[str, Any], list[str]]:
     """compressed-tensors' config_groups, one per scheme, naming modules; and the linear modules to leave alone."""
     members: dict[TensorScheme, list[str]] = {}
-    ignored: list[str] = [HEAD.removesuffix(".weight")] if checkpoint.spec.tied_embeddings else []
-    for record in checkpoint.records:
-        module = record.name.removesuffix(".weight")
-        if _is_packed(record):
-            members.setdefault(record.scheme, []).append(module)
-        elif len(record.shape) == 2 and record.name != EMBEDDING:
+    ignored: list[str] = [HEAD.removesuffix(".weight")] if tied else []
+    for stored in modules:
+        module = stored.name.removesuffix(".weight")
+        if stored.is_packed:
+            members.setdefault(stored.scheme, []).append(module)
+        elif len(stored.shape) == 2 and stored.name != EMBEDDING:
             ignored.append(module)
     ordered = sorted(members.items(), key=lambda item: -len(item[1]))
     return {
-        f"group_{number}": _group(scheme, modules) for number, (scheme, modules) in enumerate(ordered)
+        f"group_{number}": _group(scheme, names) for number, (scheme, names) in enumerate(ordered)
     }, ignored
 
 

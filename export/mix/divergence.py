@@ -52,10 +52,12 @@ def kl_of_streams(
     with torch.inference_mode():
         for piece in _pieces(len(base_rows), head.shape[0]):
             before = _normed(model, base_rows[piece], None)
-            probabilities = torch.softmax((before @ head.T).double(), dim=1)
+            products = before @ head.T
+            probabilities = torch.softmax(_final(model, products), dim=1)
             for number, stream in enumerate(streams):
                 after = _normed(model, stream.reshape(base_rows.shape)[piece], None)
-                parts[number].append(_divergence(probabilities, (after - before) @ head.T))
+                change = _final_change(model, products, (after - before) @ head.T)
+                parts[number].append(_divergence(probabilities, change))
                 advance(len(before) / len(base_rows))
     return [np.concatenate(part) for part in parts]
 
@@ -71,9 +73,10 @@ def kl_of_ending(model: LayerwiseModel, base: Floats, ending: Ending) -> Doubles
     parts = []
     with torch.inference_mode():
         for piece in _pieces(len(rows), head.shape[0]):
-            logits = _normed(model, base_rows[piece], None) @ head.T
-            change = _normed(model, rows[piece], ending.norm) @ other.T - logits
-            parts.append(_divergence(torch.softmax(logits.double(), dim=1), change))
+            products = _normed(model, base_rows[piece], None) @ head.T
+            change = _normed(model, rows[piece], ending.norm) @ other.T - products
+            probabilities = torch.softmax(_final(model, products), dim=1)
+            parts.append(_divergence(probabilities, _final_change(model, products, change)))
     return np.concatenate(parts)
 
 
@@ -87,6 +90,24 @@ def _normed(model: LayerwiseModel, rows: Floats, norm: Floats | None) -> torch.T
 
     replaced = None if norm is None else {FINAL_NORM: norm}
     return model.final_norm(torch.from_numpy(np.array(rows)), replaced)
+
+
+def _final(model: LayerwiseModel, products: torch.Tensor) -> torch.Tensor:
+    """Logits in float64 from the products of the head."""
+    import torch
+
+    spec = model.source.spec
+    logits = products.double() * spec.logit_scale
+    cap = spec.logit_softcap
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def _final_change(model: LayerwiseModel, products: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
+    """What `change` of the products does to the logits; without a cap it is only scaled, and stays float32."""
+    spec = model.source.spec
+    if spec.logit_softcap is None:
+        return change * spec.logit_scale
+    return _final(model, products.double() + change.double()) - _final(model, products)
 
 
 def _divergence(probabilities: torch.Tensor, change: torch.Tensor) -> Doubles:

@@ -50,6 +50,10 @@ class BitsAndBytes:
     def reasons_against(self, source: SourceModel) -> list[str]:
         if source.spec.family == "nemotron-nas":
             return ["transformers builds the layers of nemotron-nas only with code from the folder"]
+        if not source.spec.storage.is_plain:
+            return [
+                f"the folder of family {source.spec.family} stores other tensors than those that are compared"
+            ]
         dtype = float_dtype(source.spec)
         if dtype not in _ITEM_BYTES:
             return [f"config.json asks for dtype {dtype}, bitsandbytes computes in {', '.join(_ITEM_BYTES)}"]

@@ -72,6 +72,11 @@ def plan_prune(source: SourceModel, settings: PruneSettings, formats: Sequence[s
     """Raises UsageError or UnsupportedModel for what this model cannot be cut to, or when nothing is cut."""
     settings_from(settings.to_document())
     _check(settings, formats)
+    if not source.spec.is_llama or not source.spec.storage.is_plain:
+        raise UnsupportedModel(
+            f"models of family {source.spec.family} are not pruned: their layers are not Llama's",
+            hint="families llama, qwen2 and nemotron-nas are pruned; this one can be quantized",
+        )
     if source.spec.layer_shapes and settings.amounts():
         raise UnsupportedModel(
             f"the layers of {source.name} have different widths already",

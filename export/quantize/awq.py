@@ -95,16 +95,17 @@ class FoldingPair:
 
 
 def folding_pairs(spec: DecoderSpec, index: int) -> tuple[FoldingPair, ...]:
-    """The four places of decoder layer `index` where a scale can be moved across."""
+    """The places of decoder layer `index` where a scale can be moved across: before each product and behind no activation."""
     prefix, shape = f"model.layers.{index}.", spec.layer_shape(index)
     attention = tuple(f"{prefix}self_attn.{name}_proj.weight" for name in "qkvo")
     gate, up, down = (f"{prefix}mlp.{name}_proj.weight" for name in ("gate", "up", "down"))
-    return (
-        FoldingPair(f"{prefix}input_layernorm.weight", attention[:3]),
-        FoldingPair(attention[2], attention[3:], width=spec.head_dim, copies=shape.heads // shape.kv_heads),
-        FoldingPair(f"{prefix}post_attention_layernorm.weight", (gate, up)),
-        FoldingPair(up, (down,)),
-    )
+    copies, norms = shape.heads // shape.kv_heads, spec.norms
+    pairs = [FoldingPair(attention[2], attention[3:], width=spec.head_dim, copies=copies)]
+    if norms.before_attention:
+        pairs.insert(0, FoldingPair(f"{prefix}{norms.before_attention}.weight", attention[:3]))
+    if norms.before_feed_forward:
+        pairs.append(FoldingPair(f"{prefix}{norms.before_feed_forward}.weight", (gate, up)))
+    return (*pairs, FoldingPair(up, (down,)))
 
 
 def fold(

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeport.errors import UnsupportedModel
+from edgeport.export.families.storage import require_plain
 from edgeport.export.safetensors_file import DTYPES, SafetensorsWriter, TensorPlan
 from edgeport.export.source import SIDE_FILES, SourceModel
 
@@ -20,6 +21,7 @@ def write_folder(
 ) -> None:
     """model.safetensors with `tensor(name)` for each tensor of the source, rounded to the source's dtype, and its side
     files. Streams tensor by tensor. Raises UnsupportedModel for values that are not finite in that dtype."""
+    require_plain(source.spec.storage, source.spec.family, "training")
     items = list(source.spec.tensors())
     plan = [TensorPlan(item.name, source.weights.entry(item.name).dtype, item.shape) for item in items]
     with SafetensorsWriter(folder / "model.safetensors", plan) as writer:

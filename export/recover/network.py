@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgeport.errors import UnsupportedModel
+from edgeport.export.families.storage import require_plain
 from edgeport.export.recover.attention import use_chunked_attention
 from edgeport.export.source import SourceModel
 from edgeport.lazy import missing_extra
@@ -22,6 +23,7 @@ def load_float_network(source: SourceModel, *, gradient_checkpointing: bool = Fa
 
         from edgeport.export.families.network import load_network
     logging.disable_progress_bar()
+    require_plain(source.spec.storage, source.spec.family, "training")
     try:
         network = load_network(source.directory, dtype=torch.float32)
     except (OSError, ValueError, RuntimeError) as error:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from edgeport.errors import UnsupportedModel
 from edgeport.export.families.nemotron_nas import MODEL_TYPE as NEMOTRON_NAS
+from edgeport.export.families.storage import require_plain
 from edgeport.export.recover.adapters import Adapters, adapter_bytes, read_adapter_settings
 from edgeport.export.recover.folder import write_folder
 from edgeport.export.recover.network import load_float_network
@@ -114,6 +115,7 @@ def load_nf4_network(source: SourceModel, *, gradient_checkpointing: bool = Fals
             f"{source.directory}: layers of different sizes cannot be loaded in NF4",
             hint="use --kind lora, which trains over the float weights",
         )
+    require_plain(source.spec.storage, source.spec.family, "training")
     try:
         network = AutoModelForCausalLM.from_pretrained(
             source.directory,

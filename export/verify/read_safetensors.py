@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,29 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeport.errors import ArtifactError
+from edgeport.export.families.storage import Stored, where_stored
+from edgeport.export.families.table import read_spec
 from edgeport.lazy import missing_extra
 
 
 def read_weights(path: Path) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
-    """(Hugging Face name, float32 values) of every weight under the folder of `path` (its config.json)."""
+    """(canonical name, float32 values) of every weight under the folder of `path` (its config.json)."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    spec = read_spec({key: value for key, value in config.items() if key != "quantization_config"})
+    held: dict[str, list[tuple[str, Stored]]] = {}
+    for name, place in where_stored(spec.storage, spec.tensors()).items():
+        held.setdefault(place.name, []).append((name, place))
+    for stored, values in _stored_weights(path, config):
+        for name, place in held.get(stored, [(stored, Stored(stored))]):
+            rows = values if place.rows is None else values[place.rows[0] : place.rows[1]]
+            yield name, rows + np.float32(place.added) if place.added else rows
+
+
+def _stored_weights(path: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
     with missing_extra("eval", purpose="reading packed safetensors"):
         from compressed_tensors.compressors.pack_quantized.base import PackedQuantizationCompressor
         from compressed_tensors.quantization import QuantizationConfig
         from safetensors import SafetensorError, safe_open
-    config = json.loads(path.read_text(encoding="utf-8"))
     quantization = config.get("quantization_config")
     schemes = QuantizationConfig.model_validate(quantization).config_groups if quantization else {}
     by_module = {module: scheme for scheme in schemes.values() for module in scheme.targets}
