@@ -19,7 +19,7 @@ class ScalingNorm(torch.nn.Module):
 
     def __init__(self, weight: torch.Tensor, eps: float) -> None:
         super().__init__()
-        self.weight = torch.nn.Parameter(weight, requires_grad=weight.is_floating_point())
+        self.weight = torch.nn.Parameter(weight)
         self.eps = eps
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:

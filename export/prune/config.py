@@ -34,7 +34,7 @@ def changed_config(config: Mapping[str, Any], changes: Mapping[str, Any], notes:
 
 
 def _as_llama(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Qwen2 without a sliding window is Llama with biases on q, k and v; read_spec has refused the window."""
+    """Qwen2 without a sliding window is Llama with biases on q, k and v; plan_prune has refused the window."""
     kept = {key: value for key, value in config.items() if key not in _QWEN2_ONLY}
     return kept | {
         "architectures": ["LlamaForCausalLM"],

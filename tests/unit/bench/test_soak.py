@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import gc
 import itertools
+import json
 import os
 import random
-import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ import pytest
 
 from edgeport.errors import UsageError
 from edgeport.manifest import from_json, read_manifest, to_json
-from edgeport.progress import Progress
 from edgeport.runtimes.bench.soak_judge import SoakLimits, growth, judge
 from edgeport.runtimes.bench.soak_loop import SoakPass, soak_passes, soak_prompts
 from edgeport.runtimes.bench.soak_run import SoakOptions, SoakReport, run_soak
@@ -229,32 +229,11 @@ def test_an_engine_that_dies_is_reported_with_what_was_seen(
     assert not report.interrupted
 
 
-class ThirdPass(Progress):
-    """Presses Ctrl-C when the third pass is told: inside the loop, however slow the machine."""
-
-    @contextmanager
-    def stage(self, title: str, total: float | None = None) -> Iterator[Any]:
-        told: list[float] = []
-
-        class Watcher:
-            done = 0
-
-            def advance(self, amount: float = 1) -> None:
-                told.append(amount)
-                if len(told) == 3:
-                    signal.raise_signal(signal.SIGINT)
-
-        yield Watcher()
-
-
-@pytest.mark.slow  # a signal raised inside a pytest-xdist worker was seen to end the worker: run it with -n 0
 def test_ctrl_c_reports_what_was_seen(packed_dir: Path) -> None:
-    # a shell that starts the tests in the background has them ignore SIGINT
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        report = run_soak(packed_dir, short(), progress=ThirdPass())
-    finally:
-        signal.signal(signal.SIGINT, before)
+    command = [sys.executable, "-m", "tests.unit.bench.interrupted_soak", str(packed_dir)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    report = from_json(SoakReport, json.loads(done.stdout))
     assert report.interrupted and report.passes == 3
     assert report.fault is None
     assert report.seconds < 60
