@@ -8,9 +8,12 @@ token to token and from a damaged copy.
 from __future__ import annotations
 
 import atexit
+import importlib.util
 import os
 import shutil
+import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +80,27 @@ def tiny_qwen2_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _save_model(Qwen2ForCausalLM, config, directory, seed=2)
     _save_tokenizer(directory, QWEN2_PATTERN, bos=False)
     return directory
+
+
+@pytest.fixture(scope="session")
+def family_twin(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """family_twin("gemma3") or family_twin("phi3", dtype="float32", tokenizer="llama3"): a folder of tests/families/twins.py."""
+    path = Path(__file__).resolve().parent / "families" / "twins.py"
+    spec = importlib.util.spec_from_file_location("family_twins", path)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules.setdefault(spec.name, importlib.util.module_from_spec(spec))
+    if not hasattr(module, "write_twin"):
+        spec.loader.exec_module(module)
+    made: dict[tuple[Any, ...], Path] = {}
+
+    def write(family: str, **settings: Any) -> Path:
+        key = (family, *sorted(settings.items()))
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("family") / family
+            module.write_twin(family, made[key], **settings)
+        return made[key]
+
+    return write
 
 
 def _shape() -> dict[str, Any]:
