@@ -120,7 +120,13 @@ TWINS: Mapping[str, Twin] = {
         "qwen2",
         {**_UNTIED, "use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1},
     ),
-    "gemma2-27b": Twin("Gemma2", "gemma-spm", {**_GEMMA2, "query_pre_attn_scalar": 20}, stored_norms=0.0),
+    # llama.cpp knows this one by its 46 layers, and scales its scores by hidden_size / heads.
+    "gemma2-27b": Twin(
+        "Gemma2",
+        "gemma-spm",
+        {**_GEMMA2, "query_pre_attn_scalar": 16, "num_hidden_layers": 46},
+        stored_norms=0.0,
+    ),
     "phi3-4k": Twin("Phi3", "phi3-spm", {**_UNTIED, **_rope(10000.0), "sliding_window": WINDOW}),
 }
 FAMILIES: tuple[str, ...] = (
