@@ -174,7 +174,7 @@ def _times(checkpoint: Checkpoint, name: str, folder: Path, how: tuple[int, Prob
 
 
 def _observations(checkpoint: Checkpoint, name: str, bits: int, times: KernelTimes) -> list[Observation]:
-    """The best repetition counts, as for the bandwidth: whatever else runs only takes time away."""
+    """The median of the repetitions, as in a benchmark: a machine that is shared is as slow when the model runs on it."""
     engine = FORMATS[name]
     model = shape_from_config(checkpoint.spec.config, name="synthetic")
     weights = stored_weights(model, checkpoint.size_bytes(), bits)
@@ -182,11 +182,11 @@ def _observations(checkpoint: Checkpoint, name: str, bits: int, times: KernelTim
     for decode in times.decode:
         depth = decode.depth + len(decode.token_ns[0]) // 2
         work = decode_work(model, weights, depth=depth, batch=1, kv_bits=kv_bits_of(engine))
-        seconds = min(statistics.median(tokens) for tokens in decode.token_ns) / NANOSECONDS
+        seconds = statistics.median(map(statistics.median, decode.token_ns)) / NANOSECONDS
         found.append(Observation(engine, bits, decode=DecodeObservation(work, seconds)))
     for prompt in times.prompts:
         task = prompt_work(model, weights, engine, tokens=prompt.tokens, depth=prompt.depth)
-        seconds = min(prompt.samples_ns) / NANOSECONDS
+        seconds = statistics.median(prompt.samples_ns) / NANOSECONDS
         found.append(Observation(engine, bits, prompt=PromptObservation(task, seconds)))
     return found
 

@@ -26,10 +26,10 @@ SEED = 20260101
 class ProbeSteps:
     """prompts: of `prompt_tokens` each, one behind the other. decode_tokens: before them and again after them."""
 
-    decode_tokens: int = 16
+    decode_tokens: int = 32
     prompt_tokens: int = 256
     prompts: int = 4
-    repetitions: int = 3
+    repetitions: int = 5
 
     def __post_init__(self) -> None:
         if min(self.decode_tokens, self.prompt_tokens, self.prompts, self.repetitions) < 1:
