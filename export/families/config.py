@@ -64,7 +64,7 @@ def read_decoder(
         kv_heads=kv_heads,
         head_dim=int(config.get("head_dim") or hidden_size // heads),
         vocab_size=int(config["vocab_size"]),
-        context_length=int(config["max_position_embeddings"]),
+        context_length=_context_length(config, rope),
         rms_norm_eps=float(config["rms_norm_eps"]),
         rope=rope,
         tied_embeddings=bool(config.get("tie_word_embeddings", False)),
@@ -74,6 +74,12 @@ def read_decoder(
         config=dict(config),
         block=block,
     )
+
+
+def _context_length(config: Mapping[str, Any], rope: RopeSpec) -> int:
+    """Long rope turns keys by other factors in longer contexts; a cache cannot hold both, so the short ones are it."""
+    longest = int(config["max_position_embeddings"])
+    return min(longest, rope.original_context_length) if rope.kind == "longrope" else longest
 
 
 def read_windows(
@@ -165,7 +171,8 @@ def _longrope(
     problems: list[str],
 ) -> RopeSpec | None:
     """As transformers' _compute_longrope_parameters; `su` is its older name."""
-    original = settings.get("original_max_position_embeddings") or config.get(
+    # Given twice, transformers takes the model's own: modeling_rope_utils.standardize_rope_params.
+    original = config.get("original_max_position_embeddings") or settings.get(
         "original_max_position_embeddings"
     )
     if not original:

@@ -41,6 +41,7 @@ def load_network(
             device_map=None if device_map is None else dict(device_map),
             local_files_only=True,
             use_safetensors=True,
+            attn_implementation=_attention(directory),
         ).eval()
         return _canonical(network, directory)
     import torch
@@ -64,7 +65,9 @@ def empty_network(directory: Path, *, dtype: torch.dtype) -> Any:
     if document is None:
         config = AutoConfig.from_pretrained(directory, local_files_only=True)
         with torch.device("meta"):
-            network = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+            network = AutoModelForCausalLM.from_config(
+                config, dtype=dtype, attn_implementation=_attention(directory)
+            ).eval()
         return _canonical(network, directory)
     spec = read_spec(document)
     with torch.device("meta"):
@@ -72,6 +75,16 @@ def empty_network(directory: Path, *, dtype: torch.dtype) -> Any:
         for index in range(spec.layers):
             network.model.layers[index] = _layer(network, spec, index, dtype)
     return network
+
+
+def _attention(directory: Path) -> str | None:
+    """transformers' default, sdpa, takes a cap on scores and does nothing with it (integrations/sdpa_attention.py)."""
+    path = directory / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if (config.get("architectures") or [""])[0] not in FAMILIES:
+        return None
+    plain = {key: value for key, value in config.items() if key != "quantization_config"}
+    return "eager" if read_family(plain).block.attention_softcap is not None else None
 
 
 def _canonical(network: Any, directory: Path) -> Any:

@@ -17,10 +17,8 @@ from edgeport.export.families.storage import FUSED_ATTENTION, FUSED_FEED_FORWARD
 
 def read_spec(config: Mapping[str, Any]) -> DecoderSpec:
     spec = read_decoder(config, family="phi3", qkv_bias=False, output_bias=False, mlp_bias=False)
-    long = spec.rope.kind == "longrope"
     return dataclasses.replace(
         spec,
-        context_length=spec.rope.original_context_length if long else spec.context_length,
         windows=read_windows(config, spec.layers, lambda _: True),
         storage=Storage(fused=(FUSED_ATTENTION, FUSED_FEED_FORWARD)),
     )

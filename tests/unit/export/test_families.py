@@ -1,4 +1,7 @@
-"""config.json to spec: rotary settings in every spelling, biases, and what is refused with its reason."""
+"""config.json to spec: rotary settings in every spelling, biases, and what is refused with its reason.
+
+The published configurations of the other families are in tests/families/test_published_configs.py.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,7 @@ def test_rotary_settings_of_old_and_new_configs(settings: dict[str, Any], rope: 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "yarn": (
         {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
-        "'yarn', supported are 'default', 'linear', 'llama3'",
+        "'yarn', supported are 'default', 'linear', 'llama3', 'longrope'",
     ),
     "dynamic": ({"rope_parameters": {"rope_type": "dynamic", "factor": 4.0}}, "'dynamic'"),
     "partial": ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
@@ -66,6 +69,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "missing": ({"rms_norm_eps": None, "vocab_size": None}, "lacks vocab_size, rms_norm_eps"),
     "linear without factor": ({"rope_scaling": {"type": "linear"}}, "factor"),
     "llama3 without factors": ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor"),
+    "longrope without factors": ({"rope_scaling": {"type": "longrope"}}, "lacks short_factor, long_factor"),
 }
 
 
@@ -82,11 +86,24 @@ def test_all_reasons_at_once() -> None:
         read_spec(LLAMA | {"hidden_act": "relu", "rope_scaling": {"type": "yarn"}})
 
 
-def test_qwen2_with_a_sliding_window_is_refused() -> None:
-    assert read_spec(QWEN2 | {"use_sliding_window": False, "sliding_window": 4096}).family == "qwen2"
-    with pytest.raises(UnsupportedModel, match="sliding window") as caught:
-        read_spec(QWEN2 | {"use_sliding_window": True, "sliding_window": 4096})
-    assert caught.value.hint is not None
+def test_a_window_of_qwen2_counts_where_it_is_switched_on() -> None:
+    """Without use_sliding_window the number says nothing. Containers that cannot draw it say so, not the reading."""
+    off = read_spec(QWEN2 | {"use_sliding_window": False, "sliding_window": 64})
+    assert off.windows == () and off.window(0) is None and off.is_llama
+    on = read_spec(QWEN2 | {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1})
+    assert on.windows == (None, 64) and on.window(1) == 64 and not on.is_llama
+
+
+def test_a_window_as_long_as_the_context_is_none() -> None:
+    spec = read_spec(QWEN2 | {"use_sliding_window": True, "sliding_window": 256, "max_window_layers": 0})
+    assert spec.windows == (256, 256) and spec.window(0) is None and spec.is_llama
+
+
+def test_a_llama_with_long_rope_is_exported_for_its_short_context() -> None:
+    factors = {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8, "original_max_position_embeddings": 64}
+    spec = read_spec(LLAMA | {"rope_scaling": {"rope_type": "longrope", **factors}})
+    assert spec.context_length == 64 and not spec.is_llama
+    assert read_spec(LLAMA).context_length == 256
 
 
 def test_defaults_of_absent_keys() -> None:
