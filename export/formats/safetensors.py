@@ -101,12 +101,14 @@ def stored_modules(checkpoint: Checkpoint) -> list[StoredModule]:
 
 
 def _scheme(records: Sequence[TensorRecord], offset: float) -> TensorScheme:
-    """Rows of several schemes cannot share a packed matrix: float16 holds what they dequantize to."""
-    scheme = records[0].scheme
+    """Rows of several schemes cannot share a packed matrix: float16 holds what codes dequantize to, float32 every float."""
+    schemes = {record.scheme for record in records}
     if offset:
         return TensorScheme("f32")
-    mixed = any(record.scheme != scheme for record in records)
-    return TensorScheme("f16") if mixed or (scheme.is_quantized and records[0].name == EMBEDDING) else scheme
+    if len(schemes) == 1 and not (records[0].scheme.is_quantized and records[0].name == EMBEDDING):
+        return records[0].scheme
+    exact_in_f16 = all(scheme.is_quantized or scheme.kind == "f16" for scheme in schemes)
+    return TensorScheme("f16" if exact_in_f16 else "f32")
 
 
 def _plan(module: StoredModule) -> list[TensorPlan]:
@@ -131,9 +133,10 @@ def _write(writer: SafetensorsWriter, checkpoint: Checkpoint, module: StoredModu
         writer.write(f"{name}_shape", np.array(module.shape, dtype=np.int64))
     elif module.subtracted:
         writer.write(name, tensors[0].dequantize() - np.float32(module.subtracted))
-    elif any(tensor.scales is not None for tensor in tensors):
+    elif any(tensor.scheme != module.scheme for tensor in tensors):
+        dtype = np.float16 if module.scheme.kind == "f16" else np.float32
         pieces = (rows for tensor in tensors for rows in tensor.row_pieces())
-        writer.write_rows(name, (rows.dequantize().astype(np.float16) for rows in pieces))
+        writer.write_rows(name, (rows.dequantize().astype(dtype) for rows in pieces))
     else:
         writer.write_rows(name, (tensor.payload for tensor in tensors))
     for record in module.records:

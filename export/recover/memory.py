@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from edgeport.devices.probe import read_host
 from edgeport.errors import DoesNotFit
+from edgeport.export.families.storage import require_plain
 from edgeport.export.recover.settings import DistillSettings
 from edgeport.export.recover.students import student_class
 from edgeport.export.source import SourceModel
@@ -71,7 +72,10 @@ def _activation_bytes(student: SourceModel, tokens: int, precision: str, *, chec
 def require_training_memory(
     teacher: SourceModel | None, student: SourceModel, settings: DistillSettings, *, precision: str
 ) -> TrainingMemory:
-    """Raises DoesNotFit with the numbers and the knob that saves most."""
+    """Raises DoesNotFit with the numbers and the knob that saves most, UnsupportedModel for what training cannot write back."""
+    for model in (teacher, student):
+        if model is not None:
+            require_plain(model.spec.storage, model.spec.family, "training")
     memory = training_memory(teacher, student, settings, precision=precision)
     available_bytes = read_host().available_bytes
     if memory.total_bytes > available_bytes:

@@ -31,7 +31,8 @@ def load_float_network(source: SourceModel, *, gradient_checkpointing: bool = Fa
     for module in network.modules():
         if hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.0
-    use_chunked_attention(network)
+    if not any(map(source.spec.window, range(source.spec.layers))):
+        use_chunked_attention(network)  # it knows no window
     if gradient_checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})
         network.train()  # transformers checkpoints in training mode only

@@ -8,6 +8,7 @@ from typing import Any
 from edgeport.devices.conversion import CalibrationLoad, conversion_memory
 from edgeport.devices.probe import read_host
 from edgeport.errors import DoesNotFit, UnsupportedModel
+from edgeport.export.families.storage import require_plain
 from edgeport.export.recipe import load_recipe
 from edgeport.export.sizes import model_facts
 from edgeport.export.source import SourceModel
@@ -45,8 +46,9 @@ class SparsifyPlan:
 
 def plan_sparsify(source: SourceModel, settings: SparsifySettings) -> SparsifyPlan:
     """Raises UsageError for settings that contradict each other, UnsupportedModel where a pattern's groups do not fit the
-    model's widths, DoesNotFit when the calibration pass exceeds the free memory."""
+    model's widths or its folder cannot be written back, DoesNotFit when the calibration pass exceeds the free memory."""
     check_settings(settings)
+    require_plain(source.spec.storage, source.spec.family, "sparsifying")
     linears = [item for item in source.spec.tensors() if item.role == "linear"]
     group = PATTERNS[settings.pattern].group
     unfit = [item for item in linears if group and item.shape[1] % group]
