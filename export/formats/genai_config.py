@@ -8,15 +8,31 @@ from typing import Any
 
 from edgeport.export.checkpoint import Checkpoint
 
+_TYPES = {
+    "gemma2": "gemma2",
+    "gemma3": "gemma3_text",
+    "granite": "granite",
+    "mistral": "mistral",
+    "olmo2": "olmo",
+    "phi3": "phi3",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+}
+"""Family -> `model.type`, of those in the library's src/models/model_type.h; the others are llama's layers."""
+
 
 def write_genai_config(checkpoint: Checkpoint, directory: Path, *, max_length: int) -> None:
-    """`max_length` bounds the preallocated KV cache: the library's default is the whole context."""
+    """`max_length` bounds the preallocated KV cache: the library's default is the whole context.
+
+    No `decoder.sliding_window`: it describes caches as short as the window. Here every layer's cache is whole, and the window is
+    an attribute of its attention.
+    """
     spec = checkpoint.spec
     document = {
         "model": {
             **_token_ids(checkpoint),
             "context_length": spec.context_length,
-            "type": "qwen2" if spec.family == "qwen2" else "llama",
+            "type": _TYPES.get(spec.family, "llama"),
             "vocab_size": spec.vocab_size,
             "decoder": {
                 "filename": "model.onnx",

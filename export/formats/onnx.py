@@ -14,17 +14,24 @@ from edgeport.export.formats.onnx_weights import ExternalData
 from edgeport.export.formats.tokenizer_files import copy_tokenizer
 from edgeport.scheme import TensorScheme
 
+_HEAD_MULTIPLE = 8
+
 
 class OnnxFormat:
     name = "onnx"
 
     def reasons_against(self, spec: DecoderSpec, schemes: Sequence[TensorScheme], source: Path) -> list[str]:
-        if not spec.is_llama:
-            return [f"no ONNX graph for the layers of family {spec.family}"]
-        if spec.head_dim % 16:
-            # GroupQueryAttention's rotary kernel works on 16-element halves.
-            return [f"head_dim {spec.head_dim} is not a multiple of 16"]
-        return []
+        reasons = []
+        if spec.head_dim % _HEAD_MULTIPLE:
+            # GroupQueryAttention refuses other heads.
+            reasons.append(f"head_dim {spec.head_dim} is not a multiple of {_HEAD_MULTIPLE}")
+        if spec.block.norm != "rms" or spec.block.norm_bias:
+            reasons.append(f"the ONNX graph has RMSNorm alone, family {spec.family} has LayerNorm")
+        if not spec.block.gated:
+            reasons.append(
+                f"the ONNX graph has gated feed-forwards alone, that of family {spec.family} is not"
+            )
+        return reasons
 
     def write(self, checkpoint: Checkpoint, directory: Path, options: WriteOptions) -> Path:
         path = directory / "model.onnx"

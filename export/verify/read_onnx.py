@@ -2,12 +2,13 @@
 
 Shares no code with the writer: it follows each consumer's inputs to initializers, so a node wired to another node's
 tensor reads back as that other tensor. MatMulNBits: B uint8 [N, blocks, block * bits / 8], low bits first, zero point
-2**(bits-1) when absent; GatherBlockQuantized the same along the last axis; FusedMatMul with transB: [N, K].
+2**(bits-1) when absent; GatherBlockQuantized the same along the last axis; FusedMatMul with transB: [N, K]. The head is what
+`logits` comes from through scale and soft cap; rows are split by the attention that takes them, through norms and rotation or not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ _DTYPES = {
     onnx.TensorProto.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
     onnx.TensorProto.FLOAT: np.dtype(np.float32),
 }
+_AFTER_HEAD = ("Div", "Mul", "Tanh")
+_BEFORE_ATTENTION = ("Reshape", "RotaryEmbedding", "SimplifiedLayerNormalization", "Split")
 _NORMS = ("SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization")
 
 
@@ -53,7 +56,7 @@ def read_weights(path: Path) -> Iterator[tuple[str, Floats]]:
 def _matmul(graph: _Graph, node: onnx.NodeProto) -> Iterator[tuple[str, Floats]]:
     is_float = node.op_type == "FusedMatMul"
     name = node.output[0].removesuffix(".product").removesuffix(".output") if is_float else node.name
-    if node.output[0] == "logits":
+    if node.output[0] == graph.head_product:
         if graph.place(node.input[1]) == graph.place(graph.embedding()):
             return  # tied: the very bytes of the embedding
         name = "lm_head"
@@ -91,13 +94,24 @@ class _Graph:
         self._casts: dict[str, str] = {
             node.output[0]: node.input[0] for node in self.nodes if node.op_type == "Cast"
         }
+        self._makers = {name: node for node in self.nodes for name in node.output if name}
+        self.head_product = self._behind("logits", _AFTER_HEAD)
         attention = [node for node in self.nodes if node.op_type == "GroupQueryAttention"]
         if not attention:
             raise ArtifactError(
                 f"{path} has no GroupQueryAttention: not a decoder written for onnxruntime-genai"
             )
         # By what the operator takes its queries from: layers may differ in their heads.
-        self._attention = {node.input[0]: node for node in attention}
+        self._attention = {self._behind(node.input[0], _BEFORE_ATTENTION): node for node in attention}
+
+    def _behind(self, name: str, passed: Sequence[str]) -> str:
+        """The first tensor behind `name` that no operator of `passed` makes; each of them changes its first input."""
+        for _ in self.nodes:  # a damaged graph may run in a circle
+            node = self._makers.get(name)
+            if node is None or node.op_type not in passed or not node.input:
+                break
+            name = node.input[0]
+        return name
 
     def heads(self, queries: str) -> tuple[int, int]:
         """(query heads, key-value heads) of the attention that reads `queries`, through the Add of a bias or not."""

@@ -21,6 +21,7 @@ def graph_of(nodes: list[onnx.NodeProto]) -> bytes:
     constants = [
         numpy_helper.from_array(WEIGHT, "weight"),
         numpy_helper.from_array(np.ones(8, np.float32), "bias"),
+        numpy_helper.from_array(np.array(0.5, np.float32), "cap"),
         numpy_helper.from_array(np.array([-1]), "last"),
     ]
     graph = helper.make_graph(nodes, "g", values, logits, constants)
@@ -35,6 +36,13 @@ BIASED = [
     helper.make_node("MatMul", ["h", "weight"], ["product"]),
     helper.make_node("Add", ["product", "bias"], ["logits"]),
 ]
+CAPPED = [
+    helper.make_node("Relu", ["x"], ["h"]),
+    helper.make_node("MatMul", ["h", "weight"], ["product"]),
+    helper.make_node("Div", ["product", "cap"], ["share"]),
+    helper.make_node("Tanh", ["share"], ["bent"]),
+    helper.make_node("Mul", ["bent", "cap"], ["logits"]),
+]
 LAST_ONLY = [
     helper.make_node("Gather", ["x", "last"], ["h"], axis=1),
     helper.make_node("MatMul", ["h", "weight"], ["logits"]),
@@ -46,7 +54,7 @@ def run(model: bytes, **feeds: np.ndarray) -> np.ndarray:
     return session.run(["logits"], {"x": ROWS, **feeds})[0]
 
 
-@pytest.mark.parametrize("nodes", [PLAIN, BIASED], ids=["plain", "bias"])
+@pytest.mark.parametrize("nodes", [PLAIN, BIASED, CAPPED], ids=["plain", "bias", "soft cap"])
 @pytest.mark.parametrize("begin", [0, 2, 4])
 def test_rows_from_the_one_named_are_computed(nodes: list[onnx.NodeProto], begin: int) -> None:
     written = graph_of(nodes)

@@ -102,7 +102,7 @@ def test_every_container_holds_the_same_weights_and_every_engine_the_same_logits
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
-    "narrow heads": ({"head_dim": 8}, "onnx", "head_dim 8 is not a multiple of 16"),
+    "narrow heads": ({"head_dim": 12}, "onnx", "head_dim 12 is not a multiple of 8"),
     "odd heads": ({"head_dim": 7}, "openvino", "head_dim 7 is odd"),
     "odd heads in llama.cpp": ({"head_dim": 7}, "gguf", "head_dim is 7"),
     "a narrow feed-forward": ({"intermediate_size": 16}, "gguf", "feed-forward width of 16"),

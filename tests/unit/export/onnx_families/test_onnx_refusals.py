@@ -1,0 +1,36 @@
+"""What the ONNX container has no graph for is refused with the reason; what it has one for is not."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgeport.export.families.decoder import DecoderSpec
+from edgeport.export.formats.table import get_format
+from edgeport.export.source import open_source
+from edgeport.scheme import TensorScheme
+
+INT4 = [TensorScheme("int4", 32)]
+
+
+def reasons(spec: DecoderSpec) -> list[str]:
+    found: list[str] = get_format("onnx").reasons_against(spec, INT4, Path())
+    return found
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen3", "gemma3", "phi4-mini", "olmo2"])
+def test_what_is_drawn_is_not_refused(family: str, family_twin: Callable[[str], Path]) -> None:
+    assert reasons(open_source(str(family_twin(family))).spec) == []
+
+
+def test_what_is_not_drawn_is_refused_with_every_reason(family_twin: Callable[[str], Path]) -> None:
+    spec = open_source(str(family_twin("llama"))).spec
+    block = dataclasses.replace(spec.block, norm="layer", gated=False)
+    assert reasons(dataclasses.replace(spec, block=block, head_dim=20, family="other")) == [
+        "head_dim 20 is not a multiple of 8",
+        "the ONNX graph has RMSNorm alone, family other has LayerNorm",
+        "the ONNX graph has gated feed-forwards alone, that of family other is not",
+    ]
