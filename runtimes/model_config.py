@@ -21,7 +21,7 @@ def read_json(path: Path) -> dict[str, Any]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} cannot be read: {error}") from error
     if not isinstance(document, dict):
         raise ArtifactError(f"{path} must hold a JSON object")
@@ -29,11 +29,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_context_length(folder: Path) -> int:
-    """Positions the model was made for, 2048 when no file says."""
+    """Positions the model was made for, 2048 when no file says; of a long-rope model those of its short factors, which are
+    what containers hold."""
     for document in _documents(folder):
         length = document.get("max_position_embeddings", document.get("context_length"))
         if length is not None:
-            return int(length)
+            found = (length, _short_rope(document))
+            return min(_number(item, "the context length") for item in found if item is not None)
     return UNKNOWN_CONTEXT_LENGTH
 
 
@@ -42,8 +44,26 @@ def read_stop_ids(folder: Path) -> tuple[int, ...]:
     for document in _documents(folder):
         value = document.get("eos_token_id")
         if value is not None:
-            return tuple(int(item) for item in (value if isinstance(value, list) else [value]))
+            return tuple(
+                _number(item, "eos_token_id") for item in (value if isinstance(value, list) else [value])
+            )
     return ()
+
+
+def _short_rope(document: Mapping[str, Any]) -> Any:
+    """original_max_position_embeddings of a long-rope model, None of others (transformers, modeling_rope_utils)."""
+    rope = document.get("rope_parameters") or document.get("rope_scaling")
+    if not isinstance(rope, Mapping) or rope.get("rope_type", rope.get("type")) not in ("longrope", "su"):
+        return None
+    name = "original_max_position_embeddings"
+    return document.get(name) or rope.get(name)
+
+
+def _number(value: Any, what: str) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ArtifactError(f"{what} is {value!r:.60}, expected a number") from error
 
 
 def _documents(folder: Path) -> Iterator[Mapping[str, Any]]:

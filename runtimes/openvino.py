@@ -1,17 +1,18 @@
 """OpenVINO over the stateful IR that export writes.
 
 Its attention is rewritten to the paged kind when it is opened (edgeport.runtimes.openvino_paged). A graph that cannot be is run as
-it is, with the key-value cache in the model's variables (ReadValue/Assign):
+it is, with the key-value cache in the model's variables (ReadValue/Assign) and the head behind a gather:
 
-    input_ids [1, n], attention_mask [1, total], position_ids [1, n], beam_idx [1] -> logits [1, n, vocab_size]
+    input_ids [1, n], attention_mask [1, total], position_ids [1, n], beam_idx [1], rows [m] -> logits [1, m, vocab_size]
 
 Rewinding to 0 resets that state; elsewhere each variable is read, cut and written back. The CPU plug-in keeps it as u8 and
-converts on both ways; the same codes come out, because minimum and maximum of a group are kept. Prompts go through in chunks,
-because the graph computes every row's logits. Spec: https://docs.openvino.ai (Stateful models; CPU device: properties).
+converts on both ways; the same codes come out, because minimum and maximum of a group are kept.
+Spec: https://docs.openvino.ai (Stateful models; CPU device: properties).
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import openvino
 from edgeport.errors import ArtifactError, RuntimeFailure, UnsupportedModel
 from edgeport.runtimes.engine_settings import EngineSettings, settings_for
 from edgeport.runtimes.model_config import read_context_length
+from edgeport.runtimes.openvino_head import ROWS, gather_rows, head_product
 from edgeport.runtimes.openvino_paged import PagedSession, paged
 from edgeport.runtimes.session import Logits, Session, SessionOptions
 from edgeport.runtimes.threads import first_count
@@ -71,11 +73,20 @@ def _open(
     try:
         model = paged(core.read_model(str(file)))
     except UnsupportedModel:
-        compiled = core.compile_model(str(file), "CPU", properties)
+        compiled = core.compile_model(_stateful(core.read_model(str(file))), "CPU", properties)
         return OpenVinoSession(compiled, model_length, options, settings)
     length = choose_context_length(options.context_length, model_length)
     compiled = core.compile_model(model, "CPU", {"KV_CACHE_PRECISION": "f16"} | properties)
     return PagedSession(compiled, length, settings.prompt_chunk_tokens or _CHUNK_TOKENS)
+
+
+def _stateful(model: Any) -> Any:
+    """With the head behind a gather; as it is where that is not found, and computes every row's logits then."""
+    with contextlib.suppress(UnsupportedModel):
+        hidden = head_product(model.get_results()[0]).get_input_partial_shape(0)
+        if hidden.rank.is_static and len(hidden) == 3:
+            gather_rows(model, axis=1)
+    return model
 
 
 class OpenVinoSession:
@@ -95,7 +106,7 @@ class OpenVinoSession:
         self._mask = np.ones((1, length), np.int64)
         self._positions = np.arange(length, dtype=np.int64)[None, :]
         self._chunk_tokens = settings.prompt_chunk_tokens or _CHUNK_TOKENS
-        self._token = np.zeros((1, 1), np.int64)
+        self._token, self._first_row = np.zeros((1, 1), np.int64), openvino.Tensor(np.zeros(1, np.int64))
         self._token_tensor = openvino.Tensor(self._token, shared_memory=True)
         if "beam_idx" in self._inputs:
             self._request.set_tensor("beam_idx", openvino.Tensor(np.zeros(1, np.int32)))
@@ -116,7 +127,7 @@ class OpenVinoSession:
         self._window.admit(tokens)
         rows = []
         for begin in range(0, len(tokens), self._chunk_tokens):
-            logits = self._infer(tokens[begin : begin + self._chunk_tokens])
+            logits = self._infer(tokens[begin : begin + self._chunk_tokens], all_logits=all_logits)
             if all_logits:
                 rows.append(logits.copy())
         return np.concatenate(rows) if all_logits else logits[-1:].copy()
@@ -160,22 +171,32 @@ class OpenVinoSession:
             positions = openvino.Tensor(self._positions[:, begin:end], shared_memory=True)
             self._request.set_tensor("position_ids", positions)
 
-    def _infer(self, tokens: Sequence[int]) -> Logits:
-        """Logits [len(tokens), vocab_size], valid until the next call."""
+    def _set_rows(self, count: int, *, all_logits: bool) -> int:
+        """Returns how many rows of logits come back for `count` tokens."""
+        if ROWS not in self._inputs:
+            return count
+        wanted = count if all_logits else 1
+        rows = np.arange(count - wanted, count, dtype=np.int64)
+        self._request.set_tensor(ROWS, self._first_row if count == 1 else openvino.Tensor(rows))
+        return wanted
+
+    def _infer(self, tokens: Sequence[int], *, all_logits: bool) -> Logits:
+        """Logits [len(tokens) or 1, vocab_size], valid until the next call."""
         begin = self._window.position
         end = begin + len(tokens)
         try:
             self._set_inputs(tokens, begin, end)
+            expected = self._set_rows(len(tokens), all_logits=all_logits)
             self._request.infer()
             logits: Logits = self._request.get_output_tensor(0).data[0]
         except RuntimeError as error:
             raise RuntimeFailure(
                 f"OpenVINO failed on tokens {begin}..{end - 1}: {first_cause(error)}"
             ) from error
-        if len(logits) != len(tokens):
+        if len(logits) != expected:
             # Seen with 2-bit weights under dynamic quantization (2026.4): the engine reports no error.
             raise RuntimeFailure(
-                f"OpenVINO gave {len(logits)} rows of logits for {len(tokens)} tokens: it has no working kernel for this graph",
+                f"OpenVINO gave {len(logits)} rows of logits for {expected}: it has no working kernel for this graph",
                 hint="export with another recipe, or without dynamic quantization",
             )
         self._window.position = end

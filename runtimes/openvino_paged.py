@@ -18,44 +18,28 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import openvino.opset13 as operators
 from openvino._offline_transformations import paged_attention_transformation
 
 import openvino
 from edgeport.errors import RuntimeFailure, UnsupportedModel
+from edgeport.runtimes.openvino_head import ROWS, gather_rows
+from edgeport.runtimes.openvino_windows import check_windows
 from edgeport.runtimes.session import Logits
 from edgeport.runtimes.window import Window
 
 BLOCK_TOKENS = 32
-_ROWS = "rows"
-_STEPS_TO_HEAD = 4
-"""A result may convert or reshape what the head gives."""
 
 
 def paged(model: Any) -> Any:
-    """Rewrite a stateful decoder in place and return it. Raises UnsupportedModel where it has no attention to page."""
+    """Rewrite a stateful decoder in place and return it. Raises UnsupportedModel where it has no attention to page, or where
+    the rewritten layers would not see what those of the file see."""
     try:
         paged_attention_transformation(model)
-        _gather_before_head(model)
+        check_windows(model)
+        gather_rows(model, axis=0)
     except RuntimeError as error:
         raise UnsupportedModel(f"no paged attention for this graph: {str(error).splitlines()[-1]}") from error
     return model
-
-
-def _gather_before_head(model: Any) -> None:
-    node = model.get_results()[0].input_value(0).get_node()
-    for _ in range(_STEPS_TO_HEAD):
-        if node.get_type_name() == "MatMul":
-            break
-        node = node.input_value(0).get_node()
-    else:
-        raise UnsupportedModel("the graph does not end in a matrix product")
-    rows = operators.parameter([-1], np.int64, name=_ROWS)
-    rows.output(0).set_names({_ROWS})
-    hidden = operators.gather(node.input_value(0), rows, operators.constant(0, np.int64))
-    node.input(0).replace_source_output(hidden.output(0))
-    model.add_parameters([rows])
-    model.validate_nodes_and_infer_types()
 
 
 class PagedSession:
@@ -71,7 +55,7 @@ class PagedSession:
         self._for_one_token = {
             "input_ids": openvino.Tensor(self._token, shared_memory=True),
             "position_ids": openvino.Tensor(self._token_position, shared_memory=True),
-            _ROWS: openvino.Tensor(np.zeros(1, np.int64)),
+            ROWS: openvino.Tensor(np.zeros(1, np.int64)),
         }
         self._takes_one_token = False
         # one number each, written before a call
@@ -155,7 +139,7 @@ class PagedSession:
             tensors = {
                 "input_ids": openvino.Tensor(np.array(tokens, np.int64)),
                 "position_ids": openvino.Tensor(self._positions[begin:end], shared_memory=True),
-                _ROWS: openvino.Tensor(wanted),
+                ROWS: openvino.Tensor(wanted),
             }
         self._takes_one_token = count == 1
         for name, tensor in tensors.items():

@@ -2,7 +2,8 @@
 
 Three of them decide speed: RoPEFusion (x * cos + concat(-x2, x1) * sin), StatefulSDPAFusion in the CPU plug-in (ReadValue,
 Gather by beam_idx, Concat, Unsqueeze + Broadcast + Reshape for the shared heads, ScaledDotProductAttention, Assign) and
-SDPAToPagedAttention, which openvino_genai runs by default. tests/unit/export/openvino sees them fire.
+SDPAToPagedAttention, which openvino_genai runs by default. tests/unit/export/openvino sees them fire. Soft-capped scores no
+operator of OpenVINO has: they are spelt out, and such a model runs with its cache in the variables.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from openvino import opset13 as ops
 from openvino.op.util import Variable, VariableInfo
 
 from edgeport.export.families.decoder import DecoderSpec, LayerShape
-from edgeport.export.formats.rope import inverse_frequencies
+from edgeport.export.formats.openvino_constants import element, factor, reshape, scalar, vector
+from edgeport.export.formats.openvino_masks import Masks
+from edgeport.export.formats.openvino_norms import Norms
+from edgeport.export.formats.openvino_rotary import Rotations, rotate
 
 Node = Any
-
-_MASKED = -65504.0  # float16's lowest: minus infinity makes NaN of a row that is padding alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +43,8 @@ class Shared:
     """What every layer uses and is computed once."""
 
     batch: Node  # [1] i64
-    cosine: Node  # [batch, 1, seq, head_dim]
-    sine: Node
-    mask: Node  # [batch, 1, seq, past + seq] float32
+    rotations: Rotations
+    masks: Masks
     beam_idx: Node
 
 
@@ -62,70 +63,48 @@ def make_inputs() -> Inputs:
 
 
 def make_shared(inputs: Inputs, spec: DecoderSpec) -> Shared:
-    cosine, sine = _rotations(inputs.position_ids, spec)
     shape = ops.shape_of(inputs.input_ids, output_type="i64")
-    batch, length = _element(shape, 0), _element(shape, 1)
-    return Shared(batch, cosine, sine, _mask(inputs.attention_mask, length), inputs.beam_idx)
-
-
-def _rotations(position_ids: Node, spec: DecoderSpec) -> tuple[Node, Node]:
-    """Cosine and sine [batch, 1, seq, head_dim], both halves alike. Angles are float32 products, as in transformers."""
-    frequencies = inverse_frequencies(spec.rope, spec.head_dim).astype(np.float32)
-    constant = ops.constant(frequencies.reshape(1, 1, -1), name="rope_inverse_frequencies")
-    positions = ops.convert(ops.unsqueeze(position_ids, _vector(2)), ov.Type.f32)
-    angles = ops.multiply(positions, constant)
-    doubled = ops.concat([angles, angles], axis=-1)
-    return ops.unsqueeze(ops.cos(doubled), _vector(1)), ops.unsqueeze(ops.sin(doubled), _vector(1))
-
-
-def _mask(attention_mask: Node, length: Node) -> Node:
-    """Query i at place past + i sees the keys up to its own place that are not padding."""
-    total = _element(ops.shape_of(attention_mask, output_type="i64"), 1)
-    keys = ops.range(_scalar(0), ops.squeeze(total, _vector(0)), _scalar(1), output_type="i64")
-    past = ops.squeeze(ops.subtract(total, length), _vector(0))
-    queries = ops.range(past, ops.squeeze(total, _vector(0)), _scalar(1), output_type="i64")
-    # [seq, past + seq]
-    causal = ops.less_equal(ops.unsqueeze(keys, _vector(0)), ops.unsqueeze(queries, _vector(1)))
-    real = ops.not_equal(ops.unsqueeze(ops.unsqueeze(attention_mask, _vector(1)), _vector(1)), _scalar(0))
-    allowed = ops.logical_and(ops.unsqueeze(ops.unsqueeze(causal, _vector(0)), _vector(0)), real)
-    return ops.select(allowed, ops.constant(np.float32(0.0)), ops.constant(np.float32(_MASKED)))
+    batch, length = element(shape, 0), element(shape, 1)
+    rotations = Rotations(inputs.position_ids, spec.head_dim)
+    return Shared(batch, rotations, Masks(inputs.attention_mask, batch, length), inputs.beam_idx)
 
 
 class Attention:
-    """One layer's attention between the projections; collects the Assign nodes the model needs as sinks."""
+    """A layer's attention between the projections; collects the Assign nodes the model needs as sinks."""
 
-    def __init__(self, spec: DecoderSpec, shared: Shared) -> None:
+    def __init__(self, spec: DecoderSpec, shared: Shared, norms: Norms) -> None:
         self._spec = spec
         self._shared = shared
+        self._norms = norms
         self.variables: list[Any] = []
         self.sinks: list[Node] = []
 
     def __call__(self, layer: int, query: Node, key: Node, value: Node) -> Node:
         """Projections [batch, seq, heads * head_dim] -> mixed values [batch, seq, heads * head_dim]."""
         shape = self._spec.layer_shape(layer)
-        queries = self._rotate(self._split(query, shape.heads))
-        keys = self._rotate(self._split(key, shape.kv_heads))
-        cached = (
-            self._cached(f"{layer}.key", keys, shape.kv_heads),
-            self._cached(f"{layer}.value", self._split(value, shape.kv_heads), shape.kv_heads),
-        )
-        keys, values = (self._repeat(heads, shape) for heads in cached)
-        mixed = ops.scaled_dot_product_attention(queries, keys, values, self._shared.mask, causal=False)
-        merged = ops.constant([0, 0, shape.heads * self._spec.head_dim], dtype=ov.Type.i64)
-        return ops.reshape(ops.transpose(mixed, _order()), merged, special_zero=True)
+        queries = self._turned(layer, "q", query, shape.heads)
+        keys = self._turned(layer, "k", key, shape.kv_heads)
+        keys = self._cached(f"{layer}.key", keys, shape.kv_heads)
+        values = self._cached(f"{layer}.value", self._split(value, shape.kv_heads), shape.kv_heads)
+        spelt_out = self._spec.block.attention_softcap is not None
+        mixed = (self._mix_capped if spelt_out else self._mix)(layer, queries, keys, values)
+        return reshape(_swap(mixed), 0, 0, shape.heads * self._spec.head_dim)
+
+    def _turned(self, layer: int, part: str, projected: Node, heads: int) -> Node:
+        """Query or key heads after their norm, where the family has one, and after rotation: [batch, heads, seq, head_dim]."""
+        kind, width = self._spec.block.query_key_norm, self._spec.head_dim
+        name = f"model.layers.{layer}.self_attn.{part}_norm.weight"
+        if kind == "all":
+            projected = self._norms(projected, name, heads * width)
+        split = reshape(projected, 0, 0, heads, width)
+        if kind == "head":
+            split = self._norms(split, name, width)
+        rotation = self._shared.rotations.of(self._spec.layer_rope(layer))
+        return rotate(_swap(split), rotation, width)
 
     def _split(self, projected: Node, heads: int) -> Node:
         """[batch, seq, heads * head_dim] -> [batch, heads, seq, head_dim]."""
-        shape = ops.constant([0, 0, heads, self._spec.head_dim], dtype=ov.Type.i64)
-        return ops.transpose(ops.reshape(projected, shape, special_zero=True), _order())
-
-    def _rotate(self, heads: Node) -> Node:
-        half = self._spec.head_dim // 2
-        first = ops.slice(heads, _vector(0), _vector(half), _vector(1), _vector(3))
-        second = ops.slice(heads, _vector(half), _vector(2**63 - 1), _vector(1), _vector(3))
-        negative = ops.multiply(second, ops.constant(np.full((1, 1, 1, 1), -1, np.float32)))
-        turned = ops.concat([negative, first], axis=-1)
-        return ops.add(ops.multiply(heads, self._shared.cosine), ops.multiply(turned, self._shared.sine))
+        return _swap(reshape(projected, 0, 0, heads, self._spec.head_dim))
 
     def _cached(self, name: str, new: Node, kv_heads: int) -> Node:
         """Past and new along the sequence axis; the variable starts empty and is named as optimum-intel names it."""
@@ -134,13 +113,40 @@ class Attention:
         info.data_type = ov.Type.f32
         info.variable_id = f"past_key_values.{name}present.{name}"
         variable = Variable(info)
-        sizes = [self._shared.batch, _vector(kv_heads), _vector(0), _vector(self._spec.head_dim)]
+        sizes = [self._shared.batch, vector(kv_heads), vector(0), vector(self._spec.head_dim)]
         empty = ops.broadcast(ops.constant(np.float32(0.0)), ops.concat(sizes, axis=0))
-        past = ops.gather(ops.read_value(empty, variable), self._shared.beam_idx, _scalar(0))
+        past = ops.gather(ops.read_value(empty, variable), self._shared.beam_idx, scalar(0))
         present = ops.concat([past, new], axis=2)
         self.variables.append(variable)
         self.sinks.append(ops.assign(present, variable))
         return present
+
+    def _mix(self, layer: int, queries: Node, keys: Node, values: Node) -> Node:
+        """ScaledDotProductAttention over the cache; its scale is an input where it is not head_dim ** -0.5."""
+        mask = self._shared.masks.of(self._spec.window(layer))
+        keys, values = (self._repeat(heads, self._spec.layer_shape(layer)) for heads in (keys, values))
+        if self._spec.block.attention_scale is None:
+            return ops.scaled_dot_product_attention(queries, keys, values, mask, causal=False)
+        scale = ops.constant(np.float32(self._spec.attention_scale))
+        return ops.scaled_dot_product_attention(queries, keys, values, mask, scale, causal=False)
+
+    def _mix_capped(self, layer: int, queries: Node, keys: Node, values: Node) -> Node:
+        """softmax(cap * tanh(q k' * scale / cap) + mask) v (Gemma 2, arXiv:2408.00118).
+
+        The query heads of a key-value head are stacked along the sequence, so that the cache is not copied for each.
+        """
+        shape, width = self._spec.layer_shape(layer), self._spec.head_dim
+        cap = self._spec.block.attention_softcap
+        assert cap is not None
+        stacked = reshape(queries, 0, shape.kv_heads, -1, width)
+        products = ops.matmul(stacked, keys, transpose_a=False, transpose_b=True)
+        capped = ops.tanh(ops.multiply(products, factor(self._spec.attention_scale / cap, 4)))
+        # [batch, heads, seq, past + seq]
+        scores = reshape(ops.multiply(capped, factor(cap, 4)), 0, shape.heads, -1, 0)
+        scores = ops.add(scores, self._shared.masks.of(self._spec.window(layer)))
+        shares = reshape(ops.softmax(scores, axis=-1), 0, shape.kv_heads, -1, 0)
+        mixed = ops.matmul(shares, values, transpose_a=False, transpose_b=False)
+        return reshape(mixed, 0, shape.heads, -1, width)
 
     def _repeat(self, heads: Node, shape: LayerShape) -> Node:
         """Each key or value head once per query head of its group: [batch, kv_heads, all, d] -> [batch, heads, all, d]."""
@@ -148,26 +154,11 @@ class Attention:
             return heads
         group = shape.heads // shape.kv_heads
         widened = ops.broadcast(
-            ops.unsqueeze(heads, _vector(2)),
-            ops.constant([1, 1, group, 1, 1], dtype=ov.Type.i64),
-            broadcast_spec="BIDIRECTIONAL",
+            ops.unsqueeze(heads, vector(2)), vector(1, 1, group, 1, 1), broadcast_spec="BIDIRECTIONAL"
         )
-        whole = ops.constant([0, shape.heads, -1, self._spec.head_dim], dtype=ov.Type.i64)
-        return ops.reshape(widened, whole, special_zero=True)
+        return reshape(widened, 0, shape.heads, -1, self._spec.head_dim)
 
 
-def _order() -> Node:
-    return ops.constant([0, 2, 1, 3], dtype=ov.Type.i64)
-
-
-def _element(shape: Node, index: int) -> Node:
-    """One element of a shape as a vector of one."""
-    return ops.gather(shape, _vector(index), _scalar(0))
-
-
-def _vector(value: int) -> Node:
-    return ops.constant([value], dtype=ov.Type.i64)
-
-
-def _scalar(value: int) -> Node:
-    return ops.constant(value, dtype=ov.Type.i64)
+def _swap(node: Node) -> Node:
+    """Sequence and heads change places."""
+    return ops.transpose(node, vector(0, 2, 1, 3))

@@ -2,13 +2,14 @@
 
 Shares no code with the writer and does not believe names: a tensor is called what its place in the graph says. The
 projections are found from each attention outwards (query, key, value backwards; output, gate, up, down forwards), so a
-MatMul wired to another tensor reads back as a wrong q_proj. Constants are unpacked and decompressed here, in numpy, with
-every operation rounded to the element type the graph gives it.
+MatMul wired to another tensor reads back as a wrong q_proj; a norm is called after what it stands between. Constants are
+unpacked and decompressed here, in numpy, with every operation rounded to the element type the graph gives it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -19,6 +20,18 @@ import openvino as ov
 
 from edgeport.errors import ArtifactError
 from edgeport.export.verify.openvino_values import evaluate, is_weight, root_constant
+from edgeport.export.verify.openvino_walk import (
+    Norm,
+    activated,
+    consumers,
+    downstream,
+    inputs,
+    norm_after,
+    norm_at,
+    other,
+    source,
+    upstream,
+)
 
 Floats = npt.NDArray[np.float32]
 Node = Any
@@ -64,6 +77,16 @@ def _check_extents(xml: Path) -> None:
         raise ArtifactError(f"{xml} is damaged: {error}") from error
 
 
+@dataclass(frozen=True, slots=True)
+class _Attention:
+    """Where one layer's attention takes and gives: ScaledDotProductAttention, or two products around a Softmax."""
+
+    query: Node
+    key: Node
+    value: Node
+    mixed: Node
+
+
 class _Decoder:
     """Walks a decoder's graph from its attentions; raises ArtifactError where it is not the graph of a decoder."""
 
@@ -74,100 +97,120 @@ class _Decoder:
     def weights(self) -> Iterator[tuple[str, Floats]]:
         embedding = self._embedding()
         yield "model.embed_tokens.weight", self._values(embedding, "model.embed_tokens.weight")
-        attentions = [node for node in self._nodes if node.get_type_name() == "ScaledDotProductAttention"]
+        attentions = list(self._attentions())
         if not attentions:
             raise ArtifactError(f"{self._xml} has no ScaledDotProductAttention: not a stateful decoder")
         for layer, attention in enumerate(attentions):
             yield from self._layer(f"model.layers.{layer}.", attention)
         head = self._back(self._node_of("Result"), "MatMul", "lm_head")
-        yield from self._norm("model.norm.weight", head)
-        if root_constant(_input(head, 1)) != root_constant(embedding):
-            yield "lm_head.weight", self._values(_input(head, 1), "lm_head.weight")
+        last = norm_at(source(head, 0))
+        if last is None:
+            raise ArtifactError(f"{self._xml}: no norm with a weight where model.norm.weight belongs")
+        yield from self._norm("model.norm", last)
+        if root_constant(source(head, 1)) != root_constant(embedding):
+            yield "lm_head.weight", self._values(source(head, 1), "lm_head.weight")
 
-    def _layer(self, prefix: str, attention: Node) -> Iterator[tuple[str, Floats]]:
-        names = ("q_proj", "k_proj", "v_proj")
-        projections = [
-            self._back(_input(attention, index), "MatMul", prefix + name) for index, name in enumerate(names)
-        ]
-        yield from self._norm(prefix + "input_layernorm.weight", projections[0])
-        for name, node in zip(names, projections, strict=True):
-            yield from self._linear(f"{prefix}self_attn.{name}", node)
-        output = self._forward(attention, "MatMul", prefix + "o_proj")
+    def _attentions(self) -> Iterator[_Attention]:
+        for node in self._nodes:
+            if node.get_type_name() == "ScaledDotProductAttention":
+                yield _Attention(source(node, 0), source(node, 1), source(node, 2), node)
+            elif node.get_type_name() == "Softmax":
+                scores = self._back(node, "MatMul", "the scores of an attention")
+                mixed = self._forward(node, "MatMul", "the values of an attention")
+                yield _Attention(source(scores, 0), source(scores, 1), source(mixed, 1), mixed)
+
+    def _layer(self, prefix: str, attention: _Attention) -> Iterator[tuple[str, Floats]]:
+        taken = {"q_proj": attention.query, "k_proj": attention.key, "v_proj": attention.value}
+        products = {name: self._back(node, "MatMul", prefix + name) for name, node in taken.items()}
+        yield from self._norm(prefix + "input_layernorm", norm_at(source(products["q_proj"], 0)))
+        for name, product in products.items():
+            yield from self._linear(f"{prefix}self_attn.{name}", product)
+        yield from self._norm(prefix + "self_attn.q_norm", _norm_before_product(attention.query))
+        yield from self._norm(prefix + "self_attn.k_norm", _norm_before_product(attention.key))
+        output = self._forward(attention.mixed, "MatMul", prefix + "o_proj")
         yield from self._linear(f"{prefix}self_attn.o_proj", output)
-        down = self._down(output, prefix)
+        yield from self._feed_forward(prefix, output)
+
+    def _feed_forward(self, prefix: str, output: Node) -> Iterator[tuple[str, Floats]]:
+        """From o_proj to the layer's end. One norm behind o_proj takes the name of the one before the feed-forward."""
+        after_attention, residual = self._residual(output, prefix + "o_proj")
+        down = self._down(residual, prefix)
         gate, up = self._gate_and_up(down, prefix)
-        yield from self._norm(prefix + "post_attention_layernorm.weight", gate)
         for name, node in (("gate_proj", gate), ("up_proj", up), ("down_proj", down)):
             yield from self._linear(f"{prefix}mlp.{name}", node)
+        before = norm_at(source(gate, 0))
+        after, _ = self._residual(down, prefix + "down_proj")
+        yield from self._norm(prefix + "post_attention_layernorm", after_attention or before)
+        if after_attention:
+            yield from self._norm(prefix + "pre_feedforward_layernorm", before)
+        yield from self._norm(prefix + "post_feedforward_layernorm", after)
 
     def _linear(self, name: str, product: Node) -> Iterator[tuple[str, Floats]]:
         """A MatMul's weight, and the bias when an Add with a constant is its only consumer."""
-        yield f"{name}.weight", self._values(_input(product, 1), f"{name}.weight")
-        consumers = _consumers(product)
-        if len(consumers) == 1 and consumers[0].get_type_name() == "Add":
-            constant = _other(consumers[0], product)
+        yield f"{name}.weight", self._values(source(product, 1), f"{name}.weight")
+        users = consumers(product)
+        if len(users) == 1 and users[0].get_type_name() == "Add":
+            constant = other(users[0], product)
             if is_weight(constant):
                 yield f"{name}.bias", self._values(constant, f"{name}.bias").reshape(-1)
 
-    def _norm(self, name: str, consumer: Node) -> Iterator[tuple[str, Floats]]:
-        """The constant factor of the Multiply that `consumer` takes its input from."""
-        scaled = _input(consumer, 0)
-        factors = [source for source in _inputs(scaled) if is_weight(source)]
-        if scaled.get_type_name() != "Multiply" or len(factors) != 1:
-            raise ArtifactError(
-                f"{self._xml}: no norm with a weight where {name} belongs ({scaled.get_friendly_name()})"
-            )
-        yield name, self._values(factors[0], name).reshape(-1)
+    def _norm(self, name: str, norm: Norm | None) -> Iterator[tuple[str, Floats]]:
+        """Nothing where the graph has none: the missing name is told by whoever compares."""
+        if norm is not None:
+            yield f"{name}.weight", self._values(norm.weight, f"{name}.weight").reshape(-1)
 
     def _embedding(self) -> Node:
         for node in self._nodes:
-            if node.get_type_name() == "Gather" and is_weight(_input(node, 0)):
-                source = _input(node, 1)
-                while source.get_type_name() == "Convert":
-                    source = _input(source, 0)
-                if source.get_friendly_name() == "input_ids":
-                    return _input(node, 0)
+            if node.get_type_name() == "Gather" and is_weight(source(node, 0)):
+                indices = source(node, 1)
+                while indices.get_type_name() == "Convert":
+                    indices = source(indices, 0)
+                if indices.get_friendly_name() == "input_ids":
+                    return source(node, 0)
         raise ArtifactError(f"{self._xml} has no Gather of input_ids: model.embed_tokens.weight is missing")
 
-    def _down(self, output: Node, prefix: str) -> Node:
-        """o_proj, residual Add, norm, the two MatMuls, their product: then down_proj."""
-        residual = self._forward(output, "Add", prefix + "o_proj's residual")
-        if is_weight(_other(residual, output)):  # o_proj has a bias
-            residual = self._forward(residual, "Add", prefix + "o_proj's residual")
-        # The first MatMul downstream of a product of two MatMuls.
-        for node in _downstream(residual):
-            if node.get_type_name() == "MatMul" and _input(node, 0).get_type_name() == "Multiply":
-                sources = _inputs(_input(node, 0))
-                if len(sources) == 2 and any(_activated(source) is not None for source in sources):
+    def _residual(self, product: Node, purpose: str) -> tuple[Norm | None, Node]:
+        """The addition to the residual stream behind a projection; a bias, a norm and a scale may stand between."""
+        node, found = product, None
+        while True:
+            norm = norm_after(node)
+            if norm is not None:
+                node, found = norm.result, norm
+                continue
+            steps = [user for user in consumers(node) if user.get_type_name() in ("Add", "Multiply")]
+            if len(steps) != 1:
+                raise ArtifactError(f"{self._xml}: no Add where {purpose}'s residual belongs")
+            if steps[0].get_type_name() == "Add" and not is_weight(other(steps[0], node)):
+                return found, steps[0]
+            node = steps[0]
+
+    def _down(self, residual: Node, prefix: str) -> Node:
+        """The first MatMul downstream of an activation's product with something else."""
+        for node in downstream(residual):
+            if node.get_type_name() == "MatMul" and source(node, 0).get_type_name() == "Multiply":
+                factors = inputs(source(node, 0))
+                if len(factors) == 2 and any(activated(item) is not None for item in factors):
                     return node
         raise ArtifactError(f"{self._xml}: no down_proj after {prefix}o_proj")
 
     def _gate_and_up(self, down: Node, prefix: str) -> tuple[Node, Node]:
-        sources = _inputs(_input(down, 0))
-        activated = [_activated(source) for source in sources]
-        gates = [source for source in activated if source is not None]
-        others = [source for source, gate in zip(sources, activated, strict=True) if gate is None]
+        factors = inputs(source(down, 0))
+        gates = [gate for gate in map(activated, factors) if gate is not None]
+        others = [item for item in factors if activated(item) is None]
         if len(gates) != 1 or len(others) != 1:
-            raise ArtifactError(f"{self._xml}: {prefix}mlp is not silu(gate) * up")
-        return self._back(gates[0], "MatMul", prefix + "gate_proj"), self._back(
-            others[0], "MatMul", prefix + "up_proj"
-        )
+            raise ArtifactError(f"{self._xml}: {prefix}mlp is not activation(gate) * up")
+        gate = self._back(gates[0], "MatMul", prefix + "gate_proj")
+        return gate, self._back(others[0], "MatMul", prefix + "up_proj")
 
     def _back(self, node: Node, kind: str, purpose: str) -> Node:
-        """The first node of a kind upstream along data inputs, past caches, rotations and reshapes."""
-        queue, seen = [node], set()
-        while queue:
-            current = queue.pop(0)
-            if current.get_type_name() == kind:
-                return current
-            for source in _inputs(current):
-                if source.get_name() not in seen and not _is_side_input(source):
-                    seen.add(source.get_name())
-                    queue.append(source)
+        """The first node of a kind upstream along data inputs."""
+        for item in upstream(node):
+            if item.get_type_name() == kind:
+                return item
         raise ArtifactError(f"{self._xml}: no {kind} where {purpose} belongs")
 
     def _forward(self, node: Node, kind: str, purpose: str) -> Node:
-        for consumer in _downstream(node):
+        for consumer in downstream(node):
             if consumer.get_type_name() == kind:
                 return consumer
         raise ArtifactError(f"{self._xml}: no {kind} where {purpose} belongs")
@@ -186,39 +229,12 @@ class _Decoder:
         return evaluate(node, f"{self._xml}: {name}")
 
 
-def _inputs(node: Node) -> list[Node]:
-    return [item.get_source_output().get_node() for item in node.inputs()]
-
-
-def _input(node: Node, index: int) -> Node:
-    return node.input(index).get_source_output().get_node()
-
-
-def _other(node: Node, known: Node) -> Node:
-    first, second = _inputs(node)
-    return second if first.get_name() == known.get_name() else first
-
-
-def _consumers(node: Node) -> list[Node]:
-    return [item.get_node() for output in node.outputs() for item in output.get_target_inputs()]
-
-
-def _downstream(start: Node) -> Iterator[Node]:
-    """Breadth first over consumers."""
-    queue, seen = [start], set()
-    while queue:
-        node = queue.pop(0)
-        for consumer in _consumers(node):
-            if consumer.get_name() not in seen:
-                seen.add(consumer.get_name())
-                queue.append(consumer)
-                yield consumer
-
-
-def _is_side_input(node: Node) -> bool:
-    return node.get_type_name() in ("ReadValue", "Constant", "Cos", "Sin", "ShapeOf", "Parameter")
-
-
-def _activated(node: Node) -> Node | None:
-    """x of Swish(x), None for another node."""
-    return _input(node, 0) if node.get_type_name() == "Swish" else None
+def _norm_before_product(heads: Node) -> Norm | None:
+    """The norm that rotated heads went through on their way from their projection."""
+    for node in upstream(heads):
+        if node.get_type_name() == "MatMul":
+            return None
+        norm = norm_at(node)
+        if norm is not None:
+            return norm
+    return None

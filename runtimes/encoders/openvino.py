@@ -18,12 +18,11 @@ from edgeport.runtimes.encoder import HiddenStates, SequenceLimits, encoder_thre
 from edgeport.runtimes.encoders.batches import BATCH_TOKENS, Tokens, encode_padded
 from edgeport.runtimes.model_config import read_context_length
 from edgeport.runtimes.openvino import EXACT_PROPERTIES, MODEL_NAME, first_cause
+from edgeport.runtimes.openvino_head import head_product
 from edgeport.runtimes.session import SessionOptions
 from edgeport.runtimes.window import choose_context_length
 
 _LOGITS = "logits"
-_BETWEEN = ("Add", "Convert", "Divide", "Multiply", "Reshape", "Result", "Squeeze", "Tanh", "Unsqueeze")
-"""What may stand between the head's product and the result: a bias, soft capping, conversions."""
 
 
 def open_encoder(path: Path, options: SessionOptions) -> OpenVinoEncoder:
@@ -105,14 +104,10 @@ def _end_at_hidden_states(model: Any) -> int:
     result = next((item for item in model.get_results() if _LOGITS in item.output(0).get_names()), None)
     if result is None:
         raise UnsupportedModel(f"this IR has no result named {_LOGITS!r}")
-    node = result
-    while node.get_type_name() in _BETWEEN:
-        node = node.input_value(0).get_node()
+    product = head_product(result)
     shape = result.get_output_partial_shape(0)
-    if node.get_type_name() != "MatMul" or len(shape) != 3 or shape[2].is_dynamic:
-        raise UnsupportedModel(
-            f"no output head behind {_LOGITS!r}: it has the shape {shape} and comes from {node.get_type_name()}"
-        )
-    model.add_outputs([node.input_value(0)])
+    if len(shape) != 3 or shape[2].is_dynamic:
+        raise UnsupportedModel(f"{_LOGITS!r} has the shape {shape}, not [sequences, tokens, vocabulary]")
+    model.add_outputs([product.input_value(0)])
     model.remove_result(result)
     return int(shape[2].get_length())

@@ -69,5 +69,5 @@ def attention_kernel(*, fused: bool) -> Kernel:
         "two products and a softmax",
         False,
         "attention is spelt out in the graph, and OpenVINO did not fuse it",
-        "export with ScaledDotProductAttention and a stateful cache",
+        "export with ScaledDotProductAttention and a stateful cache, which soft-capped scores (Gemma 2) do not allow",
     )

@@ -82,6 +82,19 @@ def paged(xml: str) -> dict[str, Any]:
     return {"operations": counts, "inputs": [item.get_any_name() for item in model.inputs]}
 
 
+def greedy(directory: str, tokens: str, count: int) -> dict[str, Any]:
+    """Token ids from openvino_genai in float32, by its default back end."""
+    import openvino
+    import openvino_genai
+
+    pipeline = openvino_genai.LLMPipeline(directory, "CPU", **EXACT)
+    settings = openvino_genai.GenerationConfig()
+    settings.max_new_tokens, settings.ignore_eos, settings.do_sample = count, True, False
+    prompt = np.load(tokens)
+    encoded = openvino_genai.TokenizedInputs(openvino.Tensor(prompt), openvino.Tensor(np.ones_like(prompt)))
+    return {"ids": list(pipeline.generate(encoded, settings).tokens[0])}
+
+
 def generate(directory: str, tokens: str, count: int, backend: str | None = None) -> dict[str, Any]:
     """Greedy token ids from openvino_genai in float32; `backend` None is its default."""
     import openvino

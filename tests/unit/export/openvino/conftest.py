@@ -22,6 +22,8 @@ from edgeport.export.recipe import parse
 from edgeport.export.source import open_source
 from edgeport.progress import NO_PROGRESS
 
+sys.path.append(str(Path(__file__).resolve().parents[3] / "families"))  # family_proof.py
+
 CHILD = Path(__file__).with_name("child.py")
 
 MakeSource = Callable[..., Path]
