@@ -127,6 +127,8 @@ class Manifest:
 
     calibration: origin, tokens and sha256 of the text the codes were solved on, empty where none was needed. gate: the
     verdict with every line of it, its thresholds, and the path of the ladder; empty when the export was not judged.
+    encoder: of a model that makes vectors or labels, its settings (edgeport.runtimes.encoder_settings) and how near each
+    container is to the float model; empty for a decoder.
     """
 
     name: str
@@ -146,6 +148,7 @@ class Manifest:
     stages: tuple[StageFacts, ...] = ()
     draft: DraftEntry | None = None
     soak: Mapping[str, Any] = field(default_factory=dict)
+    encoder: Mapping[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     def container(self, format_name: str) -> ContainerEntry:

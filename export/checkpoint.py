@@ -122,12 +122,11 @@ def weights_id(digests: Mapping[str, str]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-class Checkpoint:
-    """A finished checkpoint folder, read lazily: a tensor is touched when a writer asks for it."""
+class StoredTensors:
+    """A finished checkpoint folder of any model, read lazily: a tensor is touched when a writer asks for it."""
 
-    def __init__(self, directory: Path, spec: DecoderSpec) -> None:
+    def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.spec = spec
         self.source_directory = directory / SOURCE_FOLDER
         path = directory / CHECKPOINT_NAME
         try:
@@ -168,6 +167,14 @@ class Checkpoint:
     def size_bytes(self) -> int:
         """Payload and scales of all tensors."""
         return sum(path.stat().st_size for path in self._weights.paths)
+
+
+class Checkpoint(StoredTensors):
+    """The checkpoint of a decoder, with its shape."""
+
+    def __init__(self, directory: Path, spec: DecoderSpec) -> None:
+        super().__init__(directory)
+        self.spec = spec
 
 
 def write_index(directory: Path, records: Iterable[TensorRecord]) -> None:

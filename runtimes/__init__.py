@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgeport.runtimes.artifact import load
     from edgeport.runtimes.asynchronous import AsyncTokenStream
+    from edgeport.runtimes.classification import Classification, TokenClassification
     from edgeport.runtimes.completion import Completion
     from edgeport.runtimes.constraint import Grammar, JsonSchema, Regex
     from edgeport.runtimes.embedding import EmbeddingOptions, Embeddings
+    from edgeport.runtimes.encoder_model import EncoderModel
     from edgeport.runtimes.engine_settings import EngineSettings
     from edgeport.runtimes.generate import GenerationOptions, Token
     from edgeport.runtimes.generation_defaults import GenerationDefaults, SamplingChanges
@@ -26,9 +28,11 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AsyncTokenStream": "edgeport.runtimes.asynchronous",
+    "Classification": "edgeport.runtimes.classification",
     "Completion": "edgeport.runtimes.completion",
     "EmbeddingOptions": "edgeport.runtimes.embedding",
     "Embeddings": "edgeport.runtimes.embedding",
+    "EncoderModel": "edgeport.runtimes.encoder_model",
     "EngineSettings": "edgeport.runtimes.engine_settings",
     "GenerationDefaults": "edgeport.runtimes.generation_defaults",
     "GenerationOptions": "edgeport.runtimes.generate",
@@ -42,14 +46,17 @@ _HOMES = {
     "Session": "edgeport.runtimes.session",
     "SessionOptions": "edgeport.runtimes.session",
     "Token": "edgeport.runtimes.generate",
+    "TokenClassification": "edgeport.runtimes.classification",
     "TokenStream": "edgeport.runtimes.token_stream",
     "load": "edgeport.runtimes.artifact",
 }
 __all__ = [
     "AsyncTokenStream",
+    "Classification",
     "Completion",
     "EmbeddingOptions",
     "Embeddings",
+    "EncoderModel",
     "EngineSettings",
     "GenerationDefaults",
     "GenerationOptions",
@@ -63,6 +70,7 @@ __all__ = [
     "Session",
     "SessionOptions",
     "Token",
+    "TokenClassification",
     "TokenStream",
     "load",
 ]

@@ -21,6 +21,7 @@ from edgeport.runtimes.container import Container, find_containers
 from edgeport.runtimes.engines import ENGINES, unavailable_because
 
 if TYPE_CHECKING:
+    from edgeport.runtimes.encoder_model import EncoderModel
     from edgeport.runtimes.model import Model
     from edgeport.runtimes.session import SessionOptions
 
@@ -33,8 +34,8 @@ def load(
     draft: str = "none",
     check: str = "auto",
     tuned: bool = True,
-) -> Model:
-    """Open an artifact folder, one of its sub-folders or a model file.
+) -> Model | EncoderModel:
+    """Open an artifact folder, one of its sub-folders or a model file: a `Model`, or of an encoder an `EncoderModel`.
 
     runtime: the container to use by its format (gguf, onnx, openvino, safetensors, gguf-q4_k_m); None takes the best that is
     installed here, and `choice_reason` of the model says why. draft: "auto" also opens the artifact's draft, where it has one,
@@ -46,7 +47,11 @@ def load(
     """
     container, reason = choose(find_containers(Path(path)), runtime)
     with missing_extra(ENGINES[base_format(container.format)].extra, purpose="running a model"):
+        from edgeport.runtimes.encoder_container import is_encoder
+        from edgeport.runtimes.encoder_opening import open_encoder_model
         from edgeport.runtimes.opening import open_model
+    if is_encoder(container):
+        return open_encoder_model(container, reason, options, check)
     return open_model(container, reason, options, draft, check, tuned)
 
 

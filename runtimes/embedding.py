@@ -11,8 +11,8 @@ import numpy.typing as npt
 from edgeport.errors import RuntimeFailure, UsageError
 from edgeport.progress import NO_PROGRESS, Progress
 from edgeport.runtimes.encoder import Encoder
+from edgeport.runtimes.encoder_tokenizer import TextEncoder
 from edgeport.runtimes.pooling import check_pooling, normalize, pool
-from edgeport.runtimes.tokenizer import Tokenizer
 
 _TEXTS_AT_ONCE, _TOKENS_AT_ONCE = 32, 1024
 """What is encoded in one call: its hidden states are held together, and between two calls one may stop."""
@@ -50,9 +50,30 @@ class Embeddings:
     truncated: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class FittedTexts:
+    """Tokens of texts, each short enough for the encoder; token_counts and truncated as in `Embeddings`."""
+
+    sequences: tuple[list[int], ...]
+    token_counts: tuple[int, ...]
+    truncated: tuple[int, ...]
+
+
+def fit_texts(
+    encoder: Encoder, tokenizer: TextEncoder, texts: Sequence[str], *, truncate: bool
+) -> FittedTexts:
+    """Raises UsageError for a text without tokens, RuntimeFailure for one that is longer than the context (unless `truncate`)."""
+    sequences = [tokenizer.encode(text) for text in texts]
+    token_counts = tuple(map(len, sequences))
+    truncated = _check_lengths(token_counts, encoder.context_length, truncate=truncate)
+    for index in truncated:
+        sequences[index] = _cut(tokenizer, texts[index], sequences[index], encoder.context_length)
+    return FittedTexts(tuple(sequences), token_counts, truncated)
+
+
 def embed_texts(
     encoder: Encoder,
-    tokenizer: Tokenizer,
+    tokenizer: TextEncoder,
     texts: Sequence[str],
     options: EmbeddingOptions = DEFAULTS,
     progress: Progress = NO_PROGRESS,
@@ -65,11 +86,8 @@ def embed_texts(
     """
     if isinstance(texts, str):
         raise UsageError("embed takes a list of texts", hint="give [text]")
-    sequences = [tokenizer.encode(text) for text in texts]
-    token_counts = tuple(map(len, sequences))
-    truncated = _check_lengths(token_counts, encoder.context_length, options)
-    for index in truncated:
-        sequences[index] = _cut(tokenizer, texts[index], sequences[index], encoder.context_length)
+    fitted = fit_texts(encoder, tokenizer, texts, truncate=options.truncate)
+    sequences = fitted.sequences
     vectors = np.empty((len(texts), encoder.hidden_size), np.float32)
     with progress.stage("embed", total=len(texts)) as stage:
         for group in _groups([len(sequence) for sequence in sequences]):
@@ -79,7 +97,8 @@ def embed_texts(
             for index, rows in zip(group, states, strict=True):
                 vectors[index] = pool(rows, options.pooling)
             stage.advance(len(states))
-    return Embeddings(normalize(vectors) if options.normalize else vectors, token_counts, truncated)
+    vectors = normalize(vectors) if options.normalize else vectors
+    return Embeddings(vectors, fitted.token_counts, fitted.truncated)
 
 
 def _groups(lengths: Sequence[int]) -> Iterator[range]:
@@ -94,13 +113,13 @@ def _groups(lengths: Sequence[int]) -> Iterator[range]:
         yield range(begin, len(lengths))
 
 
-def _check_lengths(counts: Sequence[int], limit: int, options: EmbeddingOptions) -> tuple[int, ...]:
+def _check_lengths(counts: Sequence[int], limit: int, *, truncate: bool) -> tuple[int, ...]:
     """Indices of the texts that have to be cut."""
     empty = next((index for index, count in enumerate(counts) if count == 0), None)
     if empty is not None:
         raise UsageError(f"text {empty} is empty: it has no tokens and so no vector")
     over = tuple(index for index, count in enumerate(counts) if count > limit)
-    if over and not options.truncate:
+    if over and not truncate:
         raise RuntimeFailure(
             f"text {over[0]} has {counts[over[0]]} tokens, the encoder's context is {limit}",
             hint="open the model with a larger context_length, split the text, or pass truncate=True",
@@ -108,7 +127,7 @@ def _check_lengths(counts: Sequence[int], limit: int, options: EmbeddingOptions)
     return over
 
 
-def _cut(tokenizer: Tokenizer, text: str, tokens: Sequence[int], limit: int) -> list[int]:
+def _cut(tokenizer: TextEncoder, text: str, tokens: Sequence[int], limit: int) -> list[int]:
     """The first tokens of the text that fit, between the special tokens the tokenizer puts around it."""
     plain = tokenizer.encode(text, add_special_tokens=False)
     begin = next(

@@ -68,10 +68,14 @@ def load_in_child(format_name: str, path: str) -> None:
     """The child's side: open the container and its vocabulary, feed a few tokens, look at the logits."""
     import numpy as np
 
+    from edgeport.runtimes.encoder_container import is_encoder
     from edgeport.runtimes.tokenizer import open_tokenizer
 
     faulthandler.enable()  # a crash leaves the Python lines that led to it beside the engine's own log
     container = Container(format_name, Path(path))
+    if is_encoder(container):
+        _try_encoder(container)
+        return
     tokens = open_tokenizer(container).encode(_PROBE_TEXT) or [0]
     session = open_session(format_name, container.path, SessionOptions())
     try:
@@ -80,6 +84,23 @@ def load_in_child(format_name: str, path: str) -> None:
         session.close()
     if not np.isfinite(logits).all():
         raise ArtifactError(f"{path} loads, but its logits are not finite numbers", hint=_ADVICE)
+
+
+def _try_encoder(container: Container) -> None:
+    """The same of an encoder: hidden states of a few tokens."""
+    import numpy as np
+
+    from edgeport.runtimes.encoder_container import open_encoder_container
+    from edgeport.runtimes.encoder_opening import open_text_encoder
+
+    tokens = open_text_encoder(container).encode(_PROBE_TEXT) or [0]
+    encoder = open_encoder_container(container.format, container.path, SessionOptions())
+    try:
+        states = encoder.encode([tokens[: encoder.context_length]])[0]
+    finally:
+        encoder.close()
+    if not np.isfinite(states).all():
+        raise ArtifactError(f"{container.path} loads, but its states are not finite numbers", hint=_ADVICE)
 
 
 def _load_isolated(container: Container, size_bytes: int) -> None:

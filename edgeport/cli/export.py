@@ -198,11 +198,19 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.model is None:
         raise UsageError("no MODEL was given", hint="edgeport export MODEL --device edge -o DIR")
 
+    from edgeport.export.encoders.source import names_encoder
+
+    request = _request(arguments)
+    if names_encoder(request.model):
+        from edgeport.cli.export_encoder import export_encoder
+
+        return export_encoder(request, arguments)
+
     from edgeport.cli.export_text import plan_document, plan_text, result_text
     from edgeport.export.request import make_plan
     from edgeport.progress import Progress
 
-    plan = make_plan(_request(arguments))
+    plan = make_plan(request)
     if arguments.dry_run:
         print(json.dumps(plan_document(plan), indent=2) if arguments.json else plan_text(plan))
         return 0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeport.cli.chat_loop import say, show, talk
 from edgeport.cli.emulation import add_emulation_arguments, emulation_of
+from edgeport.cli.run_encoder import answer_encoder
 from edgeport.cli.run_options import add_writing_arguments, generation_options
 from edgeport.errors import UsageError
 
@@ -101,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def answer(**values: Any) -> int:
     """The command's arguments by name, JSON values all of them: load, write the text, close."""
-    from edgeport.runtimes import SessionOptions, load
+    from edgeport.runtimes import EncoderModel, SessionOptions, load
 
     arguments = argparse.Namespace(**values)
     prompt = _prompt(arguments)
@@ -116,6 +117,8 @@ def answer(**values: Any) -> int:
         tuned=not arguments.no_tuned,
     ) as model:
         say(f"{model.engine} ({model.format}): {model.choice_reason}")
+        if isinstance(model, EncoderModel):
+            return answer_encoder(model, prompt, arguments)
         if arguments.stats:
             _say_settings(model, options)
         if prompt is None:

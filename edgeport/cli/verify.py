@@ -22,15 +22,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from edgeport.export.verify.artifact import verify_artifact
-    from edgeport.manifest import to_json
+    from edgeport.manifest import read_manifest, to_json
     from edgeport.progress import Progress
     from edgeport.table import format_table
 
     formats = [name for item in arguments.format or () for name in item.split(",") if name]
-    verification = verify_artifact(
-        arguments.artifact, formats=formats, progress=Progress(quiet=arguments.quiet)
-    )
+    progress = Progress(quiet=arguments.quiet)
+    if read_manifest(arguments.artifact).encoder:
+        from edgeport.export.encoders.verify import verify_encoder
+
+        verification, _ = verify_encoder(arguments.artifact, formats=formats, progress=progress)
+    else:
+        from edgeport.export.verify.artifact import verify_artifact
+
+        verification = verify_artifact(arguments.artifact, formats=formats, progress=progress)
     if arguments.json:
         print(json.dumps({"passed": verification.passed, "checks": to_json(verification.checks)}, indent=2))
     else:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import onnx
 
 _ELEMENT_TYPES = {
+    "int8": onnx.TensorProto.INT8,
     "uint8": onnx.TensorProto.UINT8,
     "int64": onnx.TensorProto.INT64,
     "float16": onnx.TensorProto.FLOAT16,

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import openvino as ov
 from openvino import opset13 as ops
 
-from edgeport.export.checkpoint import Checkpoint, PackedTensor
+from edgeport.export.checkpoint import PackedTensor, StoredTensors
 
 # openvino is not typed: nodes and outputs are whatever its opset returns.
 Node = Any
@@ -41,7 +41,7 @@ _MARKED = """<net name="marked" version="11"><layers>
 class WeightNodes:
     """Makes each tensor's constants once. They share memory with the checkpoint: keep this object until the model is saved."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: StoredTensors) -> None:
         self._checkpoint = checkpoint
         self._kept: list[npt.NDArray[Any]] = []
         self._made: dict[str, Node] = {}

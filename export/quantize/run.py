@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from edgeport.devices.probe import read_host
 from edgeport.errors import RecipeError
@@ -128,8 +129,22 @@ def _packed_result(
     return QuantizedTensor(payload, scales, digest_of(tensor))
 
 
+class CheckpointSource(Protocol):
+    """What a checkpoint needs to know of a model: its tensors in order, and where its small files lie."""
+
+    @property
+    def directory(self) -> Path: ...
+
+    @property
+    def spec(self) -> TensorList: ...
+
+
+class TensorList(Protocol):
+    def tensors(self) -> Iterator[TensorSpec]: ...
+
+
 def write_checkpoint(
-    source: SourceModel, recipe: Recipe, directory: Path, results: Iterator[QuantizedTensor]
+    source: CheckpointSource, recipe: Recipe, directory: Path, results: Iterator[QuantizedTensor]
 ) -> None:
     """Write results, one for each of the source's tensors in their order; checkpoint.json comes last."""
     records: list[TensorRecord] = []

@@ -72,7 +72,7 @@ def verify_artifact(directory: Path, *, formats: Sequence[str] = (), progress: P
     checks, expected = [], {}
     if any(not is_native(entry.format) for entry in manifest.containers):
         checks = [_guarded("artifact", "digests", lambda: _check_index(directory, manifest))]
-        expected = _read_digests(directory / WEIGHTS_NAME) if checks[0].passed else {}
+        expected = read_digests(directory / WEIGHTS_NAME) if checks[0].passed else {}
     lacking_bytes = exact_mode_lacks_bytes(manifest.model.parameters)
     for entry in entries:
         with progress.stage(f"verify {entry.format}", total=5) as stage:
@@ -122,7 +122,7 @@ def _container_checks(
     # Opened once for both checks; an error is not cached, so both lines tell it.
     agreement = functools.cache(functools.partial(_agreement, directory, entry.format, path, modes))
     return {
-        "files": lambda: _check_files(directory, entry),
+        "files": lambda: check_files(directory, entry),
         "weights": lambda: _check_weights(entry, path, _expected(directory, entry, expected)),
         "tokens": lambda: check_tokens(
             base_format(entry.format), path, read_golden(directory, golden_name(entry.format)).texts
@@ -141,7 +141,7 @@ def _guarded(container: str, name: str, check: Callable[[], str]) -> Check:
 
 
 def _check_index(directory: Path, manifest: Manifest) -> str:
-    digests = _read_digests(directory / WEIGHTS_NAME)
+    digests = read_digests(directory / WEIGHTS_NAME)
     found = weights_id(digests)
     if found != manifest.weights_id:
         raise ArtifactError(
@@ -157,10 +157,10 @@ def weights_name(format_name: str) -> str:
 
 
 def _expected(directory: Path, entry: ContainerEntry, portable: Mapping[str, str]) -> Mapping[str, str]:
-    return _read_digests(directory / weights_name(entry.format)) if is_native(entry.format) else portable
+    return read_digests(directory / weights_name(entry.format)) if is_native(entry.format) else portable
 
 
-def _read_digests(path: Path) -> dict[str, str]:
+def read_digests(path: Path) -> dict[str, str]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         return {str(name): str(digest) for name, digest in document.items()}
@@ -168,7 +168,7 @@ def _read_digests(path: Path) -> dict[str, str]:
         raise ArtifactError(f"{path} cannot be read: {error}") from error
 
 
-def _check_files(directory: Path, entry: ContainerEntry) -> str:
+def check_files(directory: Path, entry: ContainerEntry) -> str:
     if entry.entry_point not in [expected.path for expected in entry.files]:
         raise ArtifactError(f"{entry.entry_point} is not among the files of the manifest")
     for expected in entry.files:

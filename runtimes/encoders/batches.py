@@ -18,12 +18,13 @@ Tokens = npt.NDArray[np.int64]
 def encode_padded(
     sequences: Sequence[Sequence[int]], run: Callable[[Tokens, Tokens], HiddenStates]
 ) -> list[HiddenStates]:
-    """States of each sequence by runs over padded token ids and their mask -> [sequences, longest, hidden_size]."""
+    """States of each sequence by runs over padded token ids and their mask -> [sequences, longest, hidden_size]; of a run with
+    one row per sequence, [sequences, width], that row."""
     states: dict[int, HiddenStates] = {}
     for batch in plan_batches([len(sequence) for sequence in sequences]):
         rows = run(*padded([sequences[index] for index in batch]))
         for row, index in zip(rows, batch, strict=True):
-            states[index] = row[: len(sequences[index])].copy()
+            states[index] = row.copy() if row.ndim == 1 else row[: len(sequences[index])].copy()
     return [states[index] for index in range(len(sequences))]
 
 
