@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from edgeport.devices.memory import Workload
 from edgeport.devices.plan_containers import Container, container_of, of_format, precisions_of
-from edgeport.devices.plan_engines import export_note, why_not
+from edgeport.devices.plan_engines import encoder_notes, export_note, why_not
 from edgeport.devices.plan_place import Placement, place
 from edgeport.devices.plan_row import PlanRow, Verdict, plan_row
 from edgeport.devices.plan_sizes import size_limit
@@ -52,7 +52,8 @@ class Wish:
 class DevicePlan:
     """best: the row that the method asks for and that fits, else the nearest to it; None when no engine runs the model.
 
-    refused: formats that no row is about, each with the reason. splits, notes: of the best row on several GPUs.
+    refused: formats that no row is about, each with the reason. splits: of the best row on several GPUs. notes: about these, and
+    about INT8 on its processor for encoders.
     export_line: what makes the best row's container; empty for families edgeport does not export. instead: how large a model
     may be where nothing makes this one fit.
     """
@@ -144,7 +145,7 @@ def _with_details(
     return replace(
         plan,
         splits=split_options(shape, container, best.engine, workload, profile),
-        notes=split_notes(shape, best, profile.gpu),
+        notes=(*split_notes(shape, best, profile.gpu), *encoder_notes(shape, profile)),
         export_line=_export_line(best) if exported else "",
         instead=instead,
     )
