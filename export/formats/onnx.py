@@ -21,17 +21,10 @@ class OnnxFormat:
     name = "onnx"
 
     def reasons_against(self, spec: DecoderSpec, schemes: Sequence[TensorScheme], source: Path) -> list[str]:
-        reasons = []
         if spec.head_dim % _HEAD_MULTIPLE:
             # GroupQueryAttention refuses other heads.
-            reasons.append(f"head_dim {spec.head_dim} is not a multiple of {_HEAD_MULTIPLE}")
-        if spec.block.norm != "rms" or spec.block.norm_bias:
-            reasons.append(f"the ONNX graph has RMSNorm alone, family {spec.family} has LayerNorm")
-        if not spec.block.gated:
-            reasons.append(
-                f"the ONNX graph has gated feed-forwards alone, that of family {spec.family} is not"
-            )
-        return reasons
+            return [f"head_dim {spec.head_dim} is not a multiple of {_HEAD_MULTIPLE}"]
+        return []
 
     def write(self, checkpoint: Checkpoint, directory: Path, options: WriteOptions) -> Path:
         path = directory / "model.onnx"

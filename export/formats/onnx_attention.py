@@ -110,13 +110,13 @@ class Attention:
         """RMSNorm over each head's features, or over all heads together."""
         name = f"{_prefix(layer)}{part}_norm"
         if self._spec.block.query_key_norm == "all":
-            return self._norms.plain(name, f"{name}.weight", values)
+            return self._norms.rms(name, name, values)
         width = self._spec.head_dim
         by_head = self._nodes.integers(f"{name}.by_head", 0, -1, width)
         together = self._nodes.integers(f"{name}.together", 0, -1, heads * width)
         # [batch, sequence * heads, head_dim]
         rows = self._nodes.add("Reshape", [values, by_head], f"{name}.heads")
-        normed = self._norms.plain(name, f"{name}.weight", rows)
+        normed = self._norms.rms(name, name, rows)
         return self._nodes.add("Reshape", [normed, together], f"{name}.output")
 
 

@@ -1,8 +1,8 @@
-"""The gated feed-forward of an ONNX decoder: down(activation(gate(x)) * up(x))."""
+"""The feed-forward of an ONNX decoder: down(activation(gate(x)) * up(x)), or without a gate down(activation(up(x)))."""
 
 from __future__ import annotations
 
-from edgeport.export.families.decoder import Activation
+from edgeport.export.families.decoder import Activation, BlockStyle
 from edgeport.export.formats.onnx_linears import Linears
 from edgeport.export.formats.onnx_nodes import CONTRIB, GraphNodes
 
@@ -14,14 +14,14 @@ _OPERATORS: dict[Activation, tuple[str, str]] = {
 """Operator and domain; SiLU has none, onnxruntime joins its two nodes."""
 
 
-def add_feed_forward(
-    nodes: GraphNodes, linears: Linears, activation: Activation, prefix: str, hidden: str
-) -> str:
+def add_feed_forward(nodes: GraphNodes, linears: Linears, block: BlockStyle, prefix: str, hidden: str) -> str:
     """[batch, sequence, hidden_size] -> the same; `prefix` is that of the layer's tensors, `model.layers.N.`."""
     gate, up, down = (f"{prefix}mlp.{name}_proj" for name in ("gate", "up", "down"))
-    opened = _activated(nodes, activation, linears.product(gate, [gate], hidden))
-    product = nodes.add("Mul", [opened, linears.product(up, [up], hidden)], f"{prefix}mlp.product")
-    return linears.product(down, [down], product)
+    first = gate if block.gated else up
+    opened = _activated(nodes, block.activation, linears.product(first, [first], hidden))
+    if block.gated:
+        opened = nodes.add("Mul", [opened, linears.product(up, [up], hidden)], f"{prefix}mlp.product")
+    return linears.product(down, [down], opened)
 
 
 def _activated(nodes: GraphNodes, activation: Activation, values: str) -> str:

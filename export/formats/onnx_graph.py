@@ -47,7 +47,7 @@ class DecoderGraph:
         residual = ""
         for layer in range(self._spec.layers):
             branch, residual = self._layer(layer, branch, residual)
-        normed, _ = self._norms.of_sum("final_norm", FINAL_NORM, branch, residual)
+        normed, _ = self._norms.of_sum("final_norm", FINAL_NORM.removesuffix(".weight"), branch, residual)
         self._logits(normed)
         initializers = self._nodes.data.initializers
         graph = helper.make_graph(self._nodes.proto, name, self._inputs(), self._outputs(), initializers)
@@ -62,21 +62,21 @@ class DecoderGraph:
         attended = self._attention(layer, entered)
         branch = self._leave(prefix, norms.after_attention, "attention", attended)
         entered, residual = self._enter(prefix, norms.before_feed_forward, "mlp", (branch, residual))
-        given = add_feed_forward(self._nodes, self._linears, self._spec.block.activation, prefix, entered)
+        given = add_feed_forward(self._nodes, self._linears, self._spec.block, prefix, entered)
         return self._leave(prefix, norms.after_feed_forward, "mlp", given), residual
 
     def _enter(self, prefix: str, norm: str | None, part: str, state: tuple[str, str]) -> tuple[str, str]:
         """(what a part of a layer takes, the residual after the sum)."""
         branch, residual = state
         if norm:
-            return self._norms.of_sum(f"{prefix}{norm}", f"{prefix}{norm}.weight", branch, residual)
+            return self._norms.of_sum(f"{prefix}{norm}", f"{prefix}{norm}", branch, residual)
         total = self._nodes.add("Add", [branch, residual], f"{prefix}{part}.input") if residual else branch
         return total, total
 
     def _leave(self, prefix: str, norm: str | None, part: str, given: str) -> str:
         """What a part of a layer adds to the residual."""
         if norm:
-            given = self._norms.plain(f"{prefix}{norm}", f"{prefix}{norm}.weight", given)
+            given = self._norms.plain(f"{prefix}{norm}", f"{prefix}{norm}", given)
         return self._nodes.scaled(given, self._spec.block.residual_scale, f"{prefix}{part}.scaled")
 
     def _logits(self, hidden: str) -> None:

@@ -30,7 +30,13 @@ _DTYPES = {
 }
 _AFTER_HEAD = ("Div", "Mul", "Tanh")
 _BEFORE_ATTENTION = ("Reshape", "RotaryEmbedding", "SimplifiedLayerNormalization", "Split")
-_NORMS = ("SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization")
+_NORMS = {
+    "LayerNormalization": (1, 2),
+    "SimplifiedLayerNormalization": (1,),
+    "SkipLayerNormalization": (2, 3),
+    "SkipSimplifiedLayerNormalization": (2,),
+}
+"""Operator -> where among its inputs the weight and the bias stand; a bias may be missing."""
 
 
 def read_weights(path: Path) -> Iterator[tuple[str, Floats]]:
@@ -45,8 +51,8 @@ def read_weights(path: Path) -> Iterator[tuple[str, Floats]]:
         elif node.op_type == "Gather" and graph.is_constant(node.input[0]):
             yield "model.embed_tokens.weight", graph.value(node.input[0])
         elif node.op_type in _NORMS:
-            scale = node.input[1] if node.op_type == _NORMS[0] else node.input[2]
-            yield scale, graph.value(scale)
+            for name in (node.input[at] for at in _NORMS[node.op_type] if at < len(node.input)):
+                yield name, graph.value(name)
         elif node.op_type in ("MatMulNBits", "FusedMatMul"):
             yield from _matmul(graph, node)
         elif node.op_type == "Add" and graph.is_constant(node.input[1]):

@@ -19,7 +19,7 @@ from edgeport.export.formats.base import WriteOptions
 from edgeport.export.formats.table import get_format
 from edgeport.export.quantize.run import quantize
 from edgeport.export.recipe import Recipe, load_recipe, parse
-from edgeport.export.source import open_source
+from edgeport.export.source import SourceModel, open_source
 from edgeport.progress import NO_PROGRESS
 from edgeport.runtimes.onnx import open_session
 from edgeport.runtimes.session import SessionOptions
@@ -52,12 +52,15 @@ class PackedTwin:
 
 
 def pack_twin(model: Path, recipe: str, work: Path) -> PackedTwin:
-    source = open_source(str(model))
+    return pack_source(open_source(str(model)), recipe, work)
+
+
+def pack_source(source: SourceModel, recipe: str, work: Path) -> PackedTwin:
     (work / "checkpoint").mkdir(parents=True)
     chosen = replace(recipe_of(recipe), solver="rtn")
     quantize(source, chosen, work / "checkpoint", threads=1, progress=NO_PROGRESS)
     checkpoint = Checkpoint(work / "checkpoint", source.spec)
-    return PackedTwin(model, recipe, checkpoint, write_onnx(checkpoint, work / "onnx"))
+    return PackedTwin(source.directory, recipe, checkpoint, write_onnx(checkpoint, work / "onnx"))
 
 
 def write_onnx(checkpoint: Checkpoint, folder: Path) -> Path:

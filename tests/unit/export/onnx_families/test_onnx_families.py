@@ -134,7 +134,6 @@ FAULTS: dict[str, tuple[str, Callable[[DecoderSpec], DecoderSpec]]] = {
     "gemma2 with norms before alone": ("gemma2", in_block(norm_placement="pre")),
     "gemma2 with another activation": ("gemma2", in_block(activation="silu")),
     "gemma2 with a small embedding": ("gemma2", in_spec(embedding_scale=1.0)),
-    "gemma2 27B with plain scores": ("gemma2-27b", in_block(attention_scale=None)),
     "gemma3 with one rotary table": ("gemma3", in_spec(window_rope=None)),
     "gemma3 without norms over heads": ("gemma3", in_block(query_key_norm="")),
     "granite with plain scores": ("granite", in_block(attention_scale=None)),
