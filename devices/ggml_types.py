@@ -58,6 +58,7 @@ GGML_TYPES: Mapping[int, GgmlType] = {
         (39, "MXFP4", 32, 17),
         (40, "NVFP4", 64, 36),
         (41, "Q1_0", 128, 18),
+        (42, "Q2_0", 64, 18),
     )
 }
 """By the number in a GGUF file."""

@@ -57,15 +57,21 @@ class GgufTensor:
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
+    """data_begin: where in the file offset 0 of the tensors lies."""
+
     metadata: Mapping[str, Any]
     tensors: tuple[GgufTensor, ...]
+    data_begin: int = 0
 
 
-def read_gguf_header(path: Path) -> GgufHeader:
-    """Raises UsageError for a file that is no GGUF, is damaged or cut short, with what is wrong."""
+def read_gguf_header(path: Path, *, whole: bool = True) -> GgufHeader:
+    """Raises UsageError for a file that is no GGUF, is damaged or cut short, with what is wrong.
+
+    whole: False also takes a file that ends before its tensors do and types nobody knows (of size 0), for a look at it.
+    """
     try:
         with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as view:
-            return _read(_Cursor(view, path.name))
+            return _read(_Cursor(view, path.name, whole=whole))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:  # mmap of an empty file
@@ -75,11 +81,12 @@ def read_gguf_header(path: Path) -> GgufHeader:
 class _Cursor:
     """A position in the mapped file; every read is checked against its end."""
 
-    __slots__ = ("_view", "name", "position", "size")
+    __slots__ = ("_view", "name", "position", "size", "whole")
 
-    def __init__(self, view: mmap.mmap, name: str) -> None:
+    def __init__(self, view: mmap.mmap, name: str, *, whole: bool) -> None:
         self._view = view
         self.name = name
+        self.whole = whole
         self.position = 0
         self.size = len(view)
 
@@ -143,8 +150,7 @@ def _read(cursor: _Cursor) -> GgufHeader:
             raise cursor.fail(f"the key {key!r:.80} is empty or there twice")
         metadata[key] = _value(cursor, cursor.number("<I"))
     tensors = tuple(_tensor(cursor) for _ in range(tensor_count))
-    _check_places(cursor, metadata, tensors)
-    return GgufHeader(metadata, tensors)
+    return GgufHeader(metadata, tensors, _check_places(cursor, metadata, tensors))
 
 
 def _value(cursor: _Cursor, kind: int) -> Any:
@@ -180,6 +186,8 @@ def _tensor(cursor: _Cursor) -> GgufTensor:
     sizes = tuple(cursor.length() for _ in range(dimensions))
     number, offset = cursor.number("<I"), cursor.length()
     kind = GGML_TYPES.get(number)
+    if kind is None and not cursor.whole:
+        kind = GgmlType(f"type {number}", 1, 0)
     if kind is None:
         raise cursor.fail(f"tensor {name!r} has the unknown type {number}")
     elements = 1
@@ -190,8 +198,8 @@ def _tensor(cursor: _Cursor) -> GgufTensor:
     return GgufTensor(name, sizes, kind, offset)
 
 
-def _check_places(cursor: _Cursor, metadata: Mapping[str, Any], tensors: tuple[GgufTensor, ...]) -> None:
-    """Names are unique, and every tensor's bytes lie inside the file."""
+def _check_places(cursor: _Cursor, metadata: Mapping[str, Any], tensors: tuple[GgufTensor, ...]) -> int:
+    """Names are unique, and every tensor's bytes lie inside the file. Returns where the tensors' data begin."""
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
     if (
         not isinstance(alignment, int)
@@ -201,10 +209,11 @@ def _check_places(cursor: _Cursor, metadata: Mapping[str, Any], tensors: tuple[G
         raise cursor.fail(f"general.alignment is {alignment!r:.40}, it must be a power of two")
     if len({tensor.name for tensor in tensors}) != len(tensors):
         raise cursor.fail("two tensors have the same name")
-    begin = -(-cursor.position // alignment) * alignment
-    for tensor in tensors:
+    begin: int = -(-cursor.position // alignment) * alignment
+    for tensor in tensors if cursor.whole else ():
         end = begin + tensor.offset_bytes + tensor.size_bytes
         if tensor.offset_bytes % alignment or end > cursor.size:
             raise cursor.fail(
                 f"tensor {tensor.name!r} ends at {end}, the file at {cursor.size}: it is damaged or cut short"
             )
+    return begin

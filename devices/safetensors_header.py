@@ -15,6 +15,7 @@ from edgeport.errors import UsageError
 
 LARGEST_HEADER_BYTES = 100_000_000
 MOST_ELEMENTS = 1 << 60
+MOST_DIMENSIONS = 16
 INDEX_NAME = "model.safetensors.index.json"
 ELEMENT_BITS: Mapping[str, int] = {
     "F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16, "U16": 16,
@@ -37,8 +38,11 @@ class StoredTensor:
         return self.end - self.begin
 
 
-def read_safetensors_header(path: Path) -> tuple[StoredTensor, ...]:
-    """Every tensor of one file. Raises UsageError for a file that is none, is damaged or cut short."""
+def read_safetensors_header(path: Path, *, whole: bool = True) -> tuple[StoredTensor, ...]:
+    """Every tensor of one file. Raises UsageError for a file that is none, is damaged or cut short.
+
+    whole: False also takes a file that ends before its tensors do, for a look at it.
+    """
     try:
         file_bytes = path.stat().st_size
         with path.open("rb") as stream:
@@ -47,18 +51,19 @@ def read_safetensors_header(path: Path) -> tuple[StoredTensor, ...]:
                 raise _unusable(
                     path, f"its header would have {header_bytes} bytes, the file has {file_bytes}"
                 )
-            document = json.loads(stream.read(header_bytes))
+            document = json.loads(stream.read(header_bytes), object_pairs_hook=_without_duplicates)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except _DuplicateName as error:
+        raise _unusable(path, f"{error.args[0]!r:.80} comes twice in its header") from error
     except (ValueError, RecursionError) as error:
         raise _unusable(path, f"its header is not JSON ({type(error).__name__})") from error
     if not isinstance(document, dict):
         raise _unusable(path, "its header is not a JSON object")
     data = 8 + header_bytes
+    room = file_bytes if whole else MOST_ELEMENTS
     found = [
-        _tensor(path, name, item, data, file_bytes)
-        for name, item in document.items()
-        if name != "__metadata__"
+        _tensor(path, name, item, data, room) for name, item in document.items() if name != "__metadata__"
     ]
     return tuple(sorted(found, key=lambda tensor: tensor.begin))
 
@@ -92,13 +97,27 @@ def read_safetensors_folder(folder: Path) -> tuple[StoredTensor, ...]:
     return tuple(found.values())
 
 
+class _DuplicateName(ValueError):
+    pass
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The specification forbids them; json.loads alone would keep the last one silently."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise _DuplicateName(name)
+        found[name] = value
+    return found
+
+
 def _tensor(path: Path, name: str, item: Any, data: int, file_bytes: int) -> StoredTensor:
     entry = item if isinstance(item, dict) else {}
     dtype, shape, places = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in ELEMENT_BITS:
         raise _unusable(path, f"{name!r:.80} has the unknown type {dtype!r:.20}")
     shape, places = _sizes(shape), _sizes(places)
-    if shape is None or places is None or len(places) != 2:
+    if shape is None or places is None or len(places) != 2 or len(shape) > MOST_DIMENSIONS:
         raise _unusable(path, f"{name!r:.80} has no usable shape and data_offsets")
     elements = 1
     for size in shape:

@@ -174,6 +174,22 @@ def test_damage_is_refused_at_once(case: str, model: Path, tmp_path: Path) -> No
     assert time.process_time() - start < SECONDS
 
 
+def test_a_file_that_ends_early_can_be_looked_at(model: Path, tmp_path: Path) -> None:
+    expected, path = read_gguf_header(model), tmp_path / "cut.gguf"
+    path.write_bytes(model.read_bytes()[: expected.data_begin + 100])
+    assert read_gguf_header(path, whole=False) == expected
+    with pytest.raises(UsageError, match="cut short"):
+        read_gguf_header(path)
+    path.write_bytes(header(1, 0, tensor((32,), kind=31))(b""))
+    assert read_gguf_header(path, whole=False).tensors[0].kind.name == "type 31"
+
+
+def test_where_the_tensors_begin(model: Path) -> None:
+    found, reader = read_gguf_header(model), GGUFReader(model)
+    places = {item.name: found.data_begin + item.offset_bytes for item in found.tensors}
+    assert places == {item.name: int(item.data_offset) for item in reader.tensors}
+
+
 def test_no_byte_of_the_header_can_be_changed_into_a_crash(model: Path, tmp_path: Path) -> None:
     """Each byte up to the vocabulary, set to its extremes: read or refused, nothing else."""
     content, path = bytearray(model.read_bytes()), tmp_path / "fuzzed.gguf"
@@ -194,6 +210,8 @@ def test_no_byte_of_the_header_can_be_changed_into_a_crash(model: Path, tmp_path
     [
         ({"attention.head_count_kv": [2, 1, 1]}, "must have 2 entries"),
         ({"block_count": 1}, "beyond its block_count"),
+        ({"block_count": 0}, "a block_count of 0"),
+        ({"block_count": 2**31 - 1}, "a block_count of 2147483647"),
     ],
 )
 def test_metadata_that_does_not_fit_the_tensors(change: dict[str, Any], reason: str, tmp_path: Path) -> None:

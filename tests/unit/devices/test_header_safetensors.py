@@ -52,6 +52,8 @@ DAMAGED: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "a list": (whole([1]), "not a JSON object"),
     "a number for a tensor": (whole({"x": 3}), "unknown type None"),
     "type": (one(dtype="F7"), "unknown type 'F7'"),
+    "twice": (whole(b'{"x": {"dtype": "F32", "shape": [2], "dtype": "F16"}}'), "'dtype' comes twice"),
+    "many dimensions": (one(shape=[2**59] * 100_000), "no usable shape"),
     "shape": (one(shape=[-2]), "no usable shape"),
     "text in shape": (one(shape=["2"]), "no usable shape"),
     "true in shape": (one(shape=[True, True]), "no usable shape"),
@@ -68,6 +70,14 @@ def test_damage_is_refused(case: str, model: Path) -> None:
     damage, reason = DAMAGED[case]
     model.write_bytes(damage(model.read_bytes()))
     with pytest.raises(UsageError, match=reason):
+        read_safetensors_header(model)
+
+
+def test_a_file_that_ends_early_can_be_looked_at(model: Path) -> None:
+    expected = read_safetensors_header(model)
+    model.write_bytes(model.read_bytes()[:-20])
+    assert read_safetensors_header(model, whole=False) == expected
+    with pytest.raises(UsageError, match="cut short"):
         read_safetensors_header(model)
 
 
