@@ -6,6 +6,7 @@ Fields that nobody looks into are copied as they are. Specification: https://pro
 from __future__ import annotations
 
 from collections.abc import Iterator
+from mmap import mmap
 
 from edgeport.errors import ArtifactError
 
@@ -23,6 +24,12 @@ def numbers(message: bytes) -> Iterator[tuple[int, int]]:
     for number, kind, value, _, _, _ in _walk(message):
         if kind == _VARINT:
             yield number, value
+
+
+def spans(message: bytes | mmap, begin: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """(field number, value of a varint or 0, first byte of the payload, its end) in a part of a mapped file; nothing is copied."""
+    for number, _, value, _, first, stop in _walk(message, begin, end):
+        yield number, value, first, stop
 
 
 def texts(message: bytes, wanted: int) -> list[str]:
@@ -59,10 +66,12 @@ def number_field(number: int, value: int) -> bytes:
     return _encode(number << 3 | _VARINT) + _encode(value)
 
 
-def _walk(message: bytes) -> Iterator[tuple[int, int, int, int, int, int]]:
-    """(number, wire type, value, where the field begins, where its payload begins, where it ends)."""
-    at = 0
-    while at < len(message):
+def _walk(
+    message: bytes | mmap, at: int = 0, stop: int | None = None
+) -> Iterator[tuple[int, int, int, int, int, int]]:
+    """(number, wire type, value, where the field begins, where its payload begins, where it ends), of all or of at..stop."""
+    stop = len(message) if stop is None else stop
+    while at < stop:
         begin = at
         key, at = _varint(message, at)
         kind, value, first = key & 7, 0, None
@@ -75,12 +84,12 @@ def _walk(message: bytes) -> Iterator[tuple[int, int, int, int, int, int]]:
             at += 8 if kind == _FIXED64 else 4
         else:
             raise ArtifactError(f"this is no ONNX model: byte {begin} begins no protobuf field")
-        if at > len(message):
+        if at > stop:
             raise ArtifactError("this is no ONNX model, or it is cut short")
         yield key >> 3, kind, value, begin, at if first is None else first, at
 
 
-def _varint(message: bytes, at: int) -> tuple[int, int]:
+def _varint(message: bytes | mmap, at: int) -> tuple[int, int]:
     """A number in groups of seven bits, lowest first, and where it ends."""
     value = shift = 0
     while at < len(message) and shift < 64:

@@ -1,53 +1,108 @@
-"""`edgeport inspect PATH`: what an artifact holds, or what a model folder is, without opening an engine or torch."""
+"""`edgeport inspect PATH`: what an artifact, a model folder or a model file holds, and what is wrong with it; no engine, no torch."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from edgeport.errors import UnsupportedModel, UsageError
+from edgeport.cli.inspect_text import facts_text, inspection_text, problems_text
+from edgeport.errors import EdgeportError
 from edgeport.lazy import missing_extra
-from edgeport.manifest import MANIFEST_NAME, Manifest, read_manifest, to_json
+from edgeport.manifest import MANIFEST_NAME, Manifest, base_format, read_manifest, to_json
 from edgeport.table import format_table
 from edgeport.units import format_bytes, format_count
 
+if TYPE_CHECKING:
+    from edgeport.runtimes.inspect.document import EngineVerdict, Inspection
+
 SHOWN_ID_LENGTH = 12
 UNKNOWN = "-"
-# config.json's usual names, and GPT-2's.
-SHAPE_KEYS = {
-    "layers": ("num_hidden_layers", "n_layer"),
-    "hidden_size": ("hidden_size", "n_embd"),
-    "intermediate_size": ("intermediate_size", "n_inner"),
-    "heads": ("num_attention_heads", "n_head"),
-    "kv_heads": ("num_key_value_heads",),
-    "vocab_size": ("vocab_size",),
-    "context_length": ("max_position_embeddings", "n_positions"),
-}
+EXIT_PROBLEMS = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", type=Path, help="an artifact folder, or a Hugging Face model folder")
+    parser.add_argument(
+        "path",
+        type=Path,
+        metavar="PATH",
+        help="an artifact folder, a Hugging Face model folder, a folder of onnxruntime-genai, optimum or OpenVINO, or a .gguf, "
+        ".onnx, .xml or .safetensors file; of any origin",
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="exit with 1 when something is wrong; of an artifact, look into each container",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """0; 1 with --check when a problem of severity `error` was found. UsageError for what cannot be read."""
     path: Path = arguments.path
     if (path / MANIFEST_NAME).is_file():
-        manifest = read_manifest(path)
-        document, text = to_json(manifest), artifact_text(manifest)
-    elif (path / "config.json").is_file():
-        document = model_document(path)
-        text = model_text(document)
-    else:
-        raise UsageError(
-            f"{path} holds neither {MANIFEST_NAME} nor config.json",
-            hint="give a folder `edgeport export` wrote, or a model folder with config.json and *.safetensors",
+        return _artifact(path, arguments)
+    found = _inspected(path)
+    print(json.dumps(to_json(found), indent=2) if arguments.json else inspection_text(found))
+    return EXIT_PROBLEMS if arguments.check and found.has_errors else 0
+
+
+def _inspected(path: Path) -> Inspection:
+    """With what `edgeport export` would say to a model folder."""
+    from dataclasses import replace
+
+    from edgeport.runtimes.inspect.open import inspect_path
+
+    found = inspect_path(path)
+    if found.kind != "safetensors":
+        return found
+    folder = path if path.is_dir() else path.parent
+    return replace(found, engines=(*found.engines, _export_verdict(folder)))
+
+
+def _export_verdict(folder: Path) -> EngineVerdict:
+    """Of the configuration and the names of the files; tensors are compared with it when the model is exported."""
+    from edgeport.runtimes.inspect.document import EngineVerdict
+
+    try:
+        with missing_extra("export", purpose="an export"):
+            from edgeport.export.source_config import check_weight_files, read_source_spec
+        read_source_spec(folder)
+        check_weight_files(folder)
+    except EdgeportError as error:
+        return EngineVerdict("edgeport export", False, error.message)
+    return EngineVerdict("edgeport export", True)
+
+
+def _artifact(path: Path, arguments: argparse.Namespace) -> int:
+    manifest = read_manifest(path)
+    containers = _containers(path, manifest) if arguments.check else ()
+    if arguments.json:
+        document = to_json(manifest)
+        print(
+            json.dumps(
+                {"manifest": document, "containers": to_json(containers)} if arguments.check else document,
+                indent=2,
+            )
         )
-    print(json.dumps(document, indent=2) if arguments.json else text)
-    return 0
+    else:
+        print(artifact_text(manifest))
+        for found in containers:
+            print(f"\n{found.kind}: {problems_text(found.problems)}")
+    return EXIT_PROBLEMS if any(found.has_errors for found in containers) else 0
+
+
+def _containers(path: Path, manifest: Manifest) -> Sequence[Inspection]:
+    """Each container, looked into as a file of anybody's."""
+    from edgeport.runtimes.inspect.open import READERS
+
+    return [
+        READERS[kind](path / entry.entry_point)
+        for entry in manifest.containers
+        if (kind := base_format(entry.format)) in READERS
+    ]
 
 
 def artifact_text(manifest: Manifest) -> str:
@@ -74,123 +129,7 @@ def artifact_text(manifest: Manifest) -> str:
         for row, entry in zip(container_rows(manifest), manifest.containers, strict=True)
     ]
     headers = [title for title, _ in COLUMNS] + ["verified", "weights_id"]
-    parts = [_facts_text(facts), format_table(headers, rows, right=range(1, len(COLUMNS)))]
+    parts = [facts_text(facts), format_table(headers, rows, right=range(1, len(COLUMNS)))]
     if stages := stage_cells(manifest):
         parts.append(format_table(STAGE_COLUMNS, stages, right=range(1, len(STAGE_COLUMNS))))
     return "\n\n".join(parts)
-
-
-def model_document(path: Path) -> dict[str, Any]:
-    """Family, shape, parameters, dtypes and tokenizer kind of a model folder, from headers alone."""
-    config = _read_object(path / "config.json")
-    with missing_extra("export", purpose="reading safetensors headers"):
-        from edgeport.export.safetensors_file import SafetensorsFolder
-    weights = SafetensorsFolder(path)
-    parameters: dict[str, int] = {}
-    size_bytes = 0
-    for name in weights:
-        entry = weights.entry(name)
-        count = 1
-        for extent in entry.shape:
-            count *= extent
-        parameters[entry.dtype.lower()] = parameters.get(entry.dtype.lower(), 0) + count
-        size_bytes += entry.stop - entry.start
-    shape = {
-        field: next((config[key] for key in keys if config.get(key) is not None), None)
-        for field, keys in SHAPE_KEYS.items()
-    }
-    reason = _reason_against_export(config)
-    return {
-        "name": path.resolve().name,
-        "family": config.get("model_type"),
-        "architectures": config.get("architectures", []),
-        "parameters": sum(parameters.values()),
-        "parameters_by_dtype": parameters,
-        "size_bytes": size_bytes,
-        "files": len(weights.paths),
-        "tensors": sum(1 for _ in weights),
-        **shape,
-        "tied_embeddings": bool(config.get("tie_word_embeddings", False)),
-        "quantization": (config.get("quantization_config") or {}).get("quant_method"),
-        "tokenizer": _tokenizer_kind(path),
-        "chat_template": _has_chat_template(path),
-        "exportable": reason is None,
-        "reason": reason,
-    }
-
-
-def _reason_against_export(config: Mapping[str, Any]) -> str | None:
-    from edgeport.export.families.table import read_spec
-
-    try:
-        read_spec(config)
-    except UnsupportedModel as error:
-        return error.message
-    return None
-
-
-def _tokenizer_kind(path: Path) -> str | None:
-    """`byte-level BPE, 49152 tokens` from tokenizer.json, else which other tokenizer file lies there."""
-    if (path / "tokenizer.json").is_file():
-        document = _read_object(path / "tokenizer.json")
-        model = document.get("model") or {}
-        kind = str(model.get("type") or "unknown")
-        byte_level = "ByteLevel" in json.dumps([document.get("pre_tokenizer"), document.get("decoder")])
-        vocabulary = len(model.get("vocab", ())) + sum(
-            1 for token in document.get("added_tokens", ()) if token["content"] not in model.get("vocab", ())
-        )
-        return f"{'byte-level ' if byte_level else ''}{kind}, {vocabulary} tokens"
-    for name, kind in (
-        ("tokenizer.model", "SentencePiece"),
-        ("vocab.txt", "WordPiece"),
-        ("vocab.json", "BPE"),
-    ):
-        if (path / name).is_file():
-            return f"{kind}, in {name} only"
-    return None
-
-
-def _has_chat_template(path: Path) -> bool:
-    if any((path / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
-        return True
-    tokenizer_config = path / "tokenizer_config.json"
-    return tokenizer_config.is_file() and "chat_template" in _read_object(tokenizer_config)
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from error
-    if not isinstance(document, dict):
-        raise UsageError(f"{path} is not a JSON object")
-    return document
-
-
-def model_text(document: Mapping[str, Any]) -> str:
-    return _facts_text(list(_model_facts(document)))
-
-
-def _model_facts(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    dtypes = ", ".join(f"{format_count(n)} {dtype}" for dtype, n in document["parameters_by_dtype"].items())
-    yield "model", document["name"]
-    yield "family", f"{document['family']} ({', '.join(document['architectures']) or UNKNOWN})"
-    yield "parameters", f"{format_count(document['parameters'])}: {dtypes}"
-    yield (
-        "weights",
-        f"{format_bytes(document['size_bytes'])}, {document['tensors']} tensors, {document['files']} files",
-    )
-    for field in SHAPE_KEYS:
-        if document[field] is not None:
-            yield field.replace("_", " "), str(document[field])
-    yield "tied embeddings", "yes" if document["tied_embeddings"] else "no"
-    if document["quantization"]:
-        yield "quantization", document["quantization"]
-    yield "tokenizer", document["tokenizer"] or "none found"
-    yield "chat template", "yes" if document["chat_template"] else "no"
-    yield "can be exported", "yes" if document["exportable"] else f"no: {document['reason']}"
-
-
-def _facts_text(facts: list[tuple[str, str]]) -> str:
-    width = max(len(name) for name, _ in facts)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in facts)

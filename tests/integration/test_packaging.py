@@ -125,7 +125,9 @@ def test_editable_install_works_alone(tree: Path, tmp_path: Path) -> None:
 def test_a_missing_extra_is_named(wheel: Path, tiny_llama_dir: Path, tmp_path: Path) -> None:
     binaries = install(wheel, tmp_path / "venv")
     done = subprocess.run(
-        [binaries / "edgeport", "inspect", tiny_llama_dir], capture_output=True, text=True, check=False
+        [binaries / "edgeport", "run", tiny_llama_dir, "text"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 3
-    assert "pip install 'edgeport[export]'" in done.stderr
+    assert "pip install 'edgeport[reference]'" in done.stderr
+    shown = run_clean([binaries / "edgeport", "inspect", tiny_llama_dir], tmp_path)
+    assert "transformers     accepted" in shown and "edgeport export  refused" in shown
