@@ -38,6 +38,8 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _MAX_HEADER_BYTES = 100 << 20
+_MOST_DIMENSIONS, _MOST_ELEMENTS = 16, 1 << 60
+_HINT = "the file is truncated or damaged; fetch it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +64,17 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
         if not 2 <= length <= min(size_bytes - 8, _MAX_HEADER_BYTES):
             raise UsageError(
-                f"{path} is not a safetensors file: header length {length}, file {size_bytes} bytes"
+                f"{path} is not a safetensors file: header length {length}, file {size_bytes} bytes",
+                hint=_HINT,
             )
         try:
             header = json.loads(stream.read(length), object_pairs_hook=_without_duplicates)
-        except ValueError as error:
-            raise UsageError(f"{path} has a damaged safetensors header: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"{path} has a damaged safetensors header: {error}", hint=_HINT) from error
     if not isinstance(header, dict):
         raise UsageError(
-            f"{path} has a damaged safetensors header: {type(header).__name__} instead of an object"
+            f"{path} has a damaged safetensors header: {type(header).__name__} instead of an object",
+            hint=_HINT,
         )
     return {
         name: _entry(path, name, item, data_start=8 + length, size_bytes=size_bytes)
@@ -92,15 +96,21 @@ def _entry(path: Path, name: str, item: dict[str, Any], *, data_start: int, size
     try:
         dtype, shape = str(item["dtype"]), tuple(int(size) for size in item["shape"])
         start, stop = (data_start + int(offset) for offset in item["data_offsets"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{path}: the header of tensor {name} is damaged: {item!r}") from error
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise UsageError(
+            f"{path}: the header of tensor {name} is damaged: {item!r:.200}", hint=_HINT
+        ) from error
+    if len(shape) > _MOST_DIMENSIONS or max(map(abs, shape), default=0) >= _MOST_ELEMENTS:
+        raise UsageError(
+            f"{path}: the header of tensor {name} is damaged: its shape is {shape!r:.80}", hint=_HINT
+        )
     if dtype not in DTYPES:
         raise UsageError(f"{path}: tensor {name} has dtype {dtype}", hint=f"readable are {', '.join(DTYPES)}")
     expected = DTYPES[dtype].itemsize * math.prod(shape)
     if min(shape, default=0) < 0 or stop - start != expected or start < data_start or stop > size_bytes:
         raise UsageError(
             f"{path}: tensor {name} {dtype}{list(shape)} needs {expected} bytes, the file holds bytes {start}..{stop} of {size_bytes}",
-            hint="the file is truncated or damaged; fetch it again",
+            hint=_HINT,
         )
     return TensorEntry(name, dtype, shape, start, stop)
 
@@ -223,7 +233,8 @@ class SafetensorsFolder:
             for name in file.entries:
                 if name in self._where:
                     raise UsageError(
-                        f"tensor {name} is both in {self._where[name].path.name} and in {path.name}"
+                        f"tensor {name} is both in {self._where[name].path.name} and in {path.name}",
+                        hint="keep one copy of the weights in the folder",
                     )
                 self._where[name] = file
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -17,8 +16,8 @@ from edgeport.errors import UnsupportedModel, UsageError
 from edgeport.export.canonical_weights import CanonicalWeights
 from edgeport.export.families.decoder import HEAD, DecoderSpec
 from edgeport.export.families.storage import stored_shapes
-from edgeport.export.families.table import read_spec
 from edgeport.export.safetensors_file import SafetensorsFolder
+from edgeport.export.source_config import check_side_files, check_weight_files, read_source_spec
 from edgeport.lazy import missing_extra
 from edgeport.manifest import SourceFacts
 
@@ -83,18 +82,8 @@ def open_source(model: str) -> SourceModel:
     directory = Path(model)
     if not directory.is_dir():
         directory = _fetch(model)
-    config_path = directory / "config.json"
-    try:
-        config = json.loads(config_path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UsageError(
-            f"no config.json in {directory}", hint="give a folder written by save_pretrained()"
-        ) from error
-    except ValueError as error:
-        raise UsageError(f"{config_path} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise UsageError(f"{config_path} holds {type(config).__name__}, expected an object")
-    spec = read_spec(config)
+    spec = read_source_spec(directory)
+    check_weight_files(directory)
     weights = CanonicalWeights(SafetensorsFolder(directory), spec)
     source = SourceModel(directory, model, directory.resolve().name, spec, weights)
     _check_tensors(source)
@@ -103,6 +92,7 @@ def open_source(model: str) -> SourceModel:
             f"no tokenizer.json in {directory}",
             hint="save the fast tokenizer beside the weights: AutoTokenizer.from_pretrained(...).save_pretrained(...)",
         )
+    check_side_files(directory)
     return source
 
 
@@ -127,7 +117,10 @@ def _check_tensors(source: SourceModel) -> None:
     problems.extend(f"{name} is not a tensor of family {source.spec.family}" for name in unknown)
     if problems:
         shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
-        raise UnsupportedModel(f"{source.directory}: weights and config.json disagree: {shown}")
+        raise UnsupportedModel(
+            f"{source.directory}: weights and config.json disagree: {shown}",
+            hint="take config.json and weights of one revision; another architecture needs its own name in config.json",
+        )
 
 
 def _fetch(model: str) -> Path:

@@ -119,6 +119,9 @@ DAMAGED = {
     "entry is no object": ({"w.x": 5}, b"", "w.x"),
     "header is a list": ([1], b"", "header"),
     "header is not JSON": (b"{nope ", b"", "header"),
+    "lists without end": (b"[" * 100_000, b"", "header"),
+    "a size without end": (b'{"w.x":{"dtype":"U8","shape":[1e999],"data_offsets":[0,1]}}', b"\0", "w.x"),
+    "many dimensions": ({"w.x": entry(shape=[2**62] * 50_000)}, b"", "w.x"),
     "the same name twice": (
         b'{"w.x":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"w.x":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}',
         b"\0\0",
