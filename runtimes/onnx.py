@@ -21,7 +21,7 @@ import onnxruntime
 
 from edgeport.errors import ArtifactError, RuntimeFailure, UnsupportedModel
 from edgeport.runtimes.engine_settings import EngineSettings, settings_for
-from edgeport.runtimes.model_config import read_json
+from edgeport.runtimes.onnx_config import read_onnx_config
 from edgeport.runtimes.onnx_head import LOGITS_BEGIN, choose_logits_rows
 from edgeport.runtimes.session import Logits, SessionOptions
 from edgeport.runtimes.threads import first_count
@@ -37,7 +37,7 @@ _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 def open_session(path: Path, options: SessionOptions) -> OnnxSession:
     """`path` is the folder with genai_config.json and model.onnx, or the .onnx file. Raises RuntimeFailure, ArtifactError."""
     folder = path if path.is_dir() else path.parent
-    config = read_json(folder / "genai_config.json")
+    config = read_onnx_config(folder)
     file_name = config.get("model", {}).get("decoder", {}).get("filename", "model.onnx")
     file = folder / file_name if path.is_dir() else path
     if not file.is_file():
@@ -69,9 +69,13 @@ class OnnxSession:
         model = config.get("model", {})
         self._cache = describe_cache(session, model)
         self._inputs = {item.name for item in session.get_inputs()}
-        logits = next(item for item in session.get_outputs() if item.name == "logits")
+        logits = _logits_of(session)
         self._last_row_only = logits.shape[1] == 1  # graphs built with prune_lm_head
-        vocab_size = logits.shape[2] if isinstance(logits.shape[2], int) else model["vocab_size"]
+        vocab_size = logits.shape[2] if isinstance(logits.shape[2], int) else model.get("vocab_size")
+        if vocab_size is None:
+            raise UnsupportedModel(
+                "neither the graph nor genai_config.json or config.json beside it says how many tokens there are"
+            )
         length = choose_context_length(options.context_length, int(model.get("context_length", 2048)))
         self._window = Window(length, int(vocab_size))
         self._mask = np.ones((1, length), np.int64)
@@ -155,7 +159,8 @@ class OnnxSession:
         return logits
 
     def _compute(self, binding: Any, begin: int, end: int) -> None:
-        binding.bind_cpu_input("attention_mask", self._mask[:, :end])
+        if "attention_mask" in self._inputs:
+            binding.bind_cpu_input("attention_mask", self._mask[:, :end])
         if "position_ids" in self._inputs:
             binding.bind_cpu_input("position_ids", self._positions[:, begin:end])
         try:
@@ -225,10 +230,7 @@ def describe_cache(session: Any, model: Mapping[str, Any]) -> KeyValueCache:
     """`model` is genai_config.json's: the builder of onnxruntime-genai 0.18 leaves the head's width to it."""
     past = [item for item in session.get_inputs() if item.name not in _KEPT_INPUTS]
     if not past or any(not item.name.startswith("past_key_values.") for item in past):
-        names = ", ".join(item.name for item in session.get_inputs())
-        raise UnsupportedModel(
-            f"this ONNX graph is not a decoder with a key-value cache; its inputs are {names}"
-        )
+        raise _no_decoder([item.name for item in session.get_inputs()])
     dtype = _DTYPES.get(past[0].type)
     if dtype is None:
         raise UnsupportedModel(
@@ -236,14 +238,37 @@ def describe_cache(session: Any, model: Mapping[str, Any]) -> KeyValueCache:
         )
     inputs = tuple(str(item.name) for item in past)
     outputs = tuple(name.replace("past_key_values.", "present.") for name in inputs)
-    kv_heads = tuple(int(item.shape[1]) for item in past)
-    width = past[0].shape[3]
-    head_dim = width if isinstance(width, int) else model.get("decoder", {}).get("head_size")
-    if head_dim is None:
+    told = model.get("decoder", {})
+    sizes = [item.shape if len(item.shape) == 4 else (None,) * 4 for item in past]
+    kv_heads = [size[1] if isinstance(size[1], int) else told.get("num_key_value_heads") for size in sizes]
+    head_dim = sizes[0][3] if isinstance(sizes[0][3], int) else told.get("head_size")
+    if head_dim is None or None in kv_heads:
         raise UnsupportedModel(
-            f"neither the graph nor genai_config.json says how wide a head is: the cache has the shape {past[0].shape}"
+            f"neither the graph nor genai_config.json or config.json says how wide a head is and how many there are: the cache "
+            f"has the shape {past[0].shape}"
         )
-    return KeyValueCache(inputs, outputs, kv_heads, int(head_dim), dtype)
+    return KeyValueCache(inputs, outputs, tuple(map(int, kv_heads)), int(head_dim), dtype)
+
+
+def _logits_of(session: Any) -> Any:
+    outputs = {item.name: item for item in session.get_outputs()}
+    if "logits" not in outputs or len(outputs["logits"].shape) != 3:
+        raise UnsupportedModel(
+            f"this ONNX graph gives no logits of each token; its outputs are {', '.join(outputs)}"
+        )
+    return outputs["logits"]
+
+
+def _no_decoder(inputs: Sequence[str]) -> UnsupportedModel:
+    hint = None
+    if "use_cache_branch" in inputs:
+        hint = "it is optimum's merged decoder: export it again without merging (--no-post-process)"
+    elif set(inputs) <= set(_KEPT_INPUTS):
+        hint = "export it again with its cache: optimum's --task text-generation-with-past"
+    return UnsupportedModel(
+        f"this ONNX graph is not a decoder with a key-value cache; its inputs are {', '.join(inputs)}",
+        hint=hint,
+    )
 
 
 def engine_errors() -> tuple[type[Exception], ...]:

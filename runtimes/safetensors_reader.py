@@ -94,7 +94,10 @@ class SafetensorsReader:
     def _check_index(self, folder: Path) -> None:
         index = folder / "model.safetensors.index.json"
         if index.is_file():
-            named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            try:
+                named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+                raise ArtifactError(f"{index} has no usable weight_map", hint="fetch it again") from error
             missing = sorted(set(named) - set(self._entries))
             if missing:
                 raise ArtifactError(

@@ -51,6 +51,11 @@ def open_tokenizer(container: Container) -> Tokenizer:
 
         settings = container.find("generation_config.json")
         return LlamaVocabulary(container.path, read_stop_ids(settings.parent) if settings else ())
+    if base_format(container.format) == "openvino" and not (container.folder / "tokenizer.json").is_file():
+        from edgeport.runtimes.openvino_vocabulary import TOKENIZER, OpenVinoVocabulary
+
+        if (container.folder / TOKENIZER).is_file():
+            return OpenVinoVocabulary(container.folder)
     return FileTokenizer(container.folder)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from edgeport.cli.emulation import add_emulation_arguments, emulation_of
 from edgeport.cli.refine import refinable, refine_saved, refined_lines
 from edgeport.errors import UsageError
+from edgeport.manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
     from edgeport.devices.profile import DeviceProfile
@@ -29,10 +30,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "pp512 is the rate of reading a prompt of 512 tokens, tg128 of writing 128 tokens one by one (docs/measure.md).\n"
         "LIST is a number, 128,512 or a range as llama-bench takes them: 1-8, 0-4096+1024, 1-64*2. More than one value makes a\n"
         "sweep, one row for each combination.\n"
-        "The figures also go into the manifest, from where `edgeport report` takes them; those of a sweep, a comparison, --as and\n"
-        "--memory do not."
+        "The figures also go into an artifact's manifest, from where `edgeport report` takes them; those of a sweep, a\n"
+        "comparison, --as and --memory do not."
     )
-    parser.add_argument("directory", metavar="DIR", type=Path, nargs="?", help="an artifact folder")
+    parser.add_argument(
+        "directory",
+        metavar="DIR",
+        type=Path,
+        nargs="?",
+        help="an artifact, or a model file or folder of any origin",
+    )
     parser.add_argument(
         "--format",
         action="append",
@@ -233,7 +240,9 @@ def _measure(
         print(f"failed: {item.format}: {item.reason}", file=sys.stderr)
     for item in report.does_not_fit:
         print(f"{item.format} {item.reason}", file=sys.stderr)
-    if report.containers and report.emulation is None:  # figures of this machine are what the manifest holds
+    has_manifest = (arguments.directory / MANIFEST_NAME).is_file()
+    # figures of this machine are what a manifest holds
+    if report.containers and report.emulation is None and has_manifest:
         record(arguments.directory, report)
     if saved is not None:
         for line in refined_lines(refine_saved(saved, arguments.directory, report)):
@@ -267,4 +276,6 @@ def _saved_profile(arguments: argparse.Namespace, *, emulated: bool) -> DevicePr
         return None
     if emulated:
         raise UsageError("--refine goes without --as and --memory: rates are those of the whole machine")
+    if not (arguments.directory / MANIFEST_NAME).is_file():
+        raise UsageError("--refine needs an artifact: of other models nobody knows what a rate belongs to")
     return refinable(arguments.refine)

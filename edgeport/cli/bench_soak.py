@@ -26,12 +26,14 @@ def run_soak_command(
 
     workload: None takes lengths for a soak, which fit a short context.
     """
-    from edgeport.manifest import read_manifest, to_json
+    from edgeport.manifest import to_json
     from edgeport.progress import Progress
     from edgeport.runtimes.bench.soak_judge import SoakLimits
     from edgeport.runtimes.bench.soak_run import SoakOptions, record_soak, run_soak
+    from edgeport.runtimes.bench.subject import open_subject
 
-    room = read_manifest(arguments.directory).model.context_length
+    subject = open_subject(arguments.directory)
+    room = subject.manifest.model.context_length
     limits = SoakLimits()
     if arguments.soak_growth is not None:
         limits = SoakLimits(growth_bytes_per_hour=float(parse_bytes(arguments.soak_growth)))
@@ -47,7 +49,8 @@ def run_soak_command(
     print(json.dumps(to_json(report), indent=2) if arguments.json else soak_text(report))
     for line in report.judgement.violations:
         print(f"violation: {line}", file=sys.stderr)
-    record_soak(arguments.directory, report)
+    if subject.is_artifact:
+        record_soak(arguments.directory, report)
     if report.judgement.violations:
         return 1
     if report.interrupted:

@@ -20,6 +20,7 @@ from edgeport.runtimes.bench.prediction import predict
 from edgeport.runtimes.bench.roofline import Roofline, mean_cache_entries
 from edgeport.runtimes.bench.speed import BenchLine, Speed, bench_line, latency, rate
 from edgeport.runtimes.bench.statistics import median
+from edgeport.runtimes.bench.subject import is_foreign
 from edgeport.runtimes.container import Container
 from edgeport.runtimes.emulate import Emulation
 from edgeport.runtimes.engine_settings import DEFAULT_SETTINGS, EngineSettings
@@ -54,7 +55,9 @@ class BenchPlan:
     tuned: bool = False
 
     def settings(self, entry: ContainerEntry) -> EngineSettings:
-        container = Container(entry.format, self.directory / entry.entry_point, self.manifest)
+        # without a manifest of its own, a model is known by its files, as `edgeport tune` knows it
+        manifest = None if is_foreign(self.manifest) else self.manifest
+        container = Container(entry.format, self.directory / entry.entry_point, manifest)
         return (tuned_settings(container) if self.tuned else None) or DEFAULT_SETTINGS
 
     def threads_of(self, entry: ContainerEntry) -> int:
@@ -139,7 +142,7 @@ def _speed(entry: ContainerEntry, plan: BenchPlan, samples: SpeedSamples, beside
     prompt, generation = samples.prompt, samples.generation
     decode = rate(generation) if generation is not None else None
     predicted = None
-    if plan.profile is not None:
+    if plan.profile is not None and not is_foreign(plan.manifest):
         predicted = predict(plan.directory, entry.format, plan.workload, plan.context_length, plan.profile)
     return Speed(
         format=entry.format,

@@ -25,6 +25,7 @@ from edgeport.runtimes.bench.prediction import machine_profile
 from edgeport.runtimes.bench.scaled import EmulationReport, emulation_report
 from edgeport.runtimes.bench.selection import Skipped, choose_containers
 from edgeport.runtimes.bench.speed import BenchLine, Speed
+from edgeport.runtimes.bench.subject import open_subject
 from edgeport.runtimes.emulate import Emulation
 
 
@@ -70,12 +71,16 @@ class BenchReport:
 def benchmark(
     directory: Path, options: BenchOptions | None = None, *, progress: Progress = NO_PROGRESS
 ) -> BenchReport:
-    """Measure; nothing is written. Raises ArtifactError for a format the artifact lacks, MissingExtra without engines."""
+    """Measure an artifact, or a model file or folder of any origin; nothing is written.
+
+    Raises ArtifactError for a format it lacks, UsageError for what is no model, MissingExtra without engines.
+    """
     options = options or BenchOptions()
-    manifest = read_manifest(directory)
+    subject = open_subject(Path(directory))
+    manifest = subject.manifest
     entries, skipped = choose_containers(manifest, options.formats)
     fit_workload(options.workload, manifest.model.context_length)  # refuse before the first model is loaded
-    plan = _plan(Path(directory), manifest, options, entries, progress=progress)
+    plan = _plan(subject.directory, manifest, options, entries, progress=progress)
     containers: list[Speed] = []
     results: list[BenchLine] = []
     failed: list[Skipped] = []

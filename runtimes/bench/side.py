@@ -1,6 +1,6 @@
 """One side of a comparison, as a user names it: an artifact, a format, settings, or several of them with commas.
 
-models/a            the artifact folder
+models/a            the artifact folder, or a model file or folder of any origin
 gguf                a container of the artifact both sides share
 threads=1           a setting; those of `edgeport tune`, and `context_length`
 models/a,gguf,threads=2,key_cache=q8_0
@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeport.errors import UsageError
-from edgeport.manifest import MANIFEST_NAME, ContainerEntry, Manifest, read_manifest
+from edgeport.manifest import MANIFEST_NAME, ContainerEntry, Manifest
 from edgeport.runtimes.bench.selection import choose_containers
+from edgeport.runtimes.bench.subject import open_subject
 from edgeport.runtimes.engine_settings import EngineSettings, check_settings, parse_settings
 from edgeport.runtimes.threads import thread_count
 
@@ -49,7 +50,7 @@ def parse_side(
     Raises UsageError for words nobody understands, ArtifactError for a format the artifact lacks.
     """
     words = [word for word in text.split(",") if word]
-    folders = [word for word in words if (Path(word) / MANIFEST_NAME).is_file()]
+    folders = [word for word in words if _is_model(word)]
     settings = [word for word in words if "=" in word and word not in folders]
     formats = [word for word in words if word not in folders and word not in settings]
     where = Path(folders[0]) if folders else directory
@@ -57,7 +58,8 @@ def parse_side(
         raise UsageError(
             f"'{text}' names no artifact folder", hint="name one before --compare, or on both sides of it"
         )
-    manifest = read_manifest(where)
+    subject = open_subject(where)
+    manifest = subject.manifest
     if len(folders) > 1 or len(formats) > 1:
         raise UsageError(f"'{text}' names more than one artifact or format", hint="one side is one container")
     entry = _entry(manifest, formats[0] if formats else format_name, text)
@@ -67,7 +69,7 @@ def parse_side(
     return Side(
         label=text,
         artifact=manifest.name,
-        directory=str(where),
+        directory=str(subject.directory),
         format=entry.format,
         entry_point=entry.entry_point,
         weights_id=entry.weights_id,
@@ -77,6 +79,12 @@ def parse_side(
         largest_context=manifest.model.context_length,
         kv_bytes_per_token=manifest.model.kv_bytes_per_token,
     )
+
+
+def _is_model(word: str) -> bool:
+    """An artifact, or the path of a model; a bare word may be the name of a format, whatever folders lie here."""
+    path = Path(word)
+    return (path / MANIFEST_NAME).is_file() or path.is_file() or (len(path.parts) > 1 and path.is_dir())
 
 
 def _entry(manifest: Manifest, format_name: str | None, text: str) -> ContainerEntry:

@@ -21,6 +21,7 @@ from edgeport.runtimes.bench.run import replace_manifest
 from edgeport.runtimes.bench.selection import choose_containers
 from edgeport.runtimes.bench.soak_judge import SoakJudgement, SoakLimits, judge
 from edgeport.runtimes.bench.soak_loop import SoakPass
+from edgeport.runtimes.bench.subject import open_subject
 from edgeport.runtimes.engines import ENGINES
 from edgeport.runtimes.threads import thread_count
 
@@ -86,7 +87,8 @@ class SoakReport:
 
 def run_soak(directory: Path, options: SoakOptions, *, progress: Progress = NO_PROGRESS) -> SoakReport:
     """Raises ArtifactError for a format the artifact lacks, MissingExtra without its engine, UsageError for too long a prompt."""
-    manifest = read_manifest(directory)
+    subject = open_subject(directory)
+    manifest = subject.manifest
     entry = choose_containers(manifest, [options.format] if options.format else None)[0][0]
     if options.n_prompt + options.n_gen > manifest.model.context_length:
         raise UsageError(
@@ -96,7 +98,7 @@ def run_soak(directory: Path, options: SoakOptions, *, progress: Progress = NO_P
     measured_at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     environment = capture(["edgeport", engine_distribution(entry.format)])
     threads = thread_count(options.threads)
-    passes, fault, interrupted = _watch(directory, entry, options, threads=threads, progress=progress)
+    passes, fault, interrupted = _watch(subject.directory, entry, options, threads=threads, progress=progress)
     return SoakReport(
         format=entry.format,
         engine=ENGINES[base_format(entry.format)].name,
@@ -120,7 +122,7 @@ def run_soak(directory: Path, options: SoakOptions, *, progress: Progress = NO_P
 
 
 def record_soak(directory: Path, report: SoakReport) -> Path:
-    """Write it into the manifest, over that of the same format."""
+    """Write it into the manifest, over that of the same format. A model of another origin has none."""
     manifest = read_manifest(directory)
     soak = {**manifest.soak, report.format: to_json(report)}
     return replace_manifest(dataclasses.replace(manifest, soak=soak), directory)

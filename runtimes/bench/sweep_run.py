@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from edgeport.manifest import read_manifest
 from edgeport.progress import NO_PROGRESS, Progress
 from edgeport.runtimes.bench.environment import Environment
 from edgeport.runtimes.bench.machine import read_machine
 from edgeport.runtimes.bench.selection import Skipped, choose_containers
+from edgeport.runtimes.bench.subject import open_subject
 from edgeport.runtimes.bench.sweep import Combination, Sweep, combinations
 from edgeport.runtimes.bench.sweep_clock import SweepClock
 from edgeport.runtimes.bench.sweep_row import SweepRow, SweepSetting, impossible_because, measure_row
@@ -43,13 +43,14 @@ def run_sweep(
     tell: Tell = lambda text: None,
 ) -> SweepReport:
     """Measure every combination; nothing is written. tell: takes one line, how long it will take, when that is long."""
-    manifest = read_manifest(directory)
+    subject = open_subject(directory)
+    manifest = subject.manifest
     entries, skipped = choose_containers(manifest, formats)
     names = [entry.format for entry in entries]
     rows = combinations(sweep, names)
     measured_at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     machines = {threads: read_machine(names, threads, progress=progress) for threads in sweep.threads}
-    setting = SweepSetting(directory, manifest, machines, repetitions)
+    setting = SweepSetting(subject.directory, manifest, machines, repetitions)
     return SweepReport(
         artifact=manifest.name,
         measured_at=measured_at,
