@@ -21,7 +21,6 @@ from onnx import TensorProto, helper
 from edgeport.errors import ArtifactError
 from edgeport.export.checkpoint import StoredTensors
 from edgeport.export.encoders.onnx_linears import Linears, float_weight
-from edgeport.export.encoders.onnx_nodes import CONTRIB, GraphNodes
 from edgeport.export.encoders.spec import (
     CLASSIFIER,
     EMBEDDING_NORM,
@@ -32,6 +31,7 @@ from edgeport.export.encoders.spec import (
     EncoderSpec,
     layer_prefix,
 )
+from edgeport.export.formats.onnx_nodes import CONTRIB, GraphNodes
 from edgeport.export.formats.onnx_weights import ExternalData
 
 _OPSET, _CONTRIB_OPSET, _IR_VERSION = 21, 1, 10

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from edgeport.devices.int8_range import Int8Range
 from edgeport.export.checkpoint import PackedTensor, StoredTensors
-from edgeport.export.encoders.onnx_nodes import CONTRIB, GraphNodes
+from edgeport.export.formats.onnx_nodes import CONTRIB, GraphNodes
 
 # Int8 activations: the fast kernels on every CPU, and the only 8-bit kernel on x86.
 _ACCURACY_LEVEL = 4

@@ -21,10 +21,13 @@ class OnnxFormat:
     name = "onnx"
 
     def reasons_against(self, spec: DecoderSpec, schemes: Sequence[TensorScheme], source: Path) -> list[str]:
+        reasons = []
         if spec.head_dim % _HEAD_MULTIPLE:
             # GroupQueryAttention refuses other heads.
-            return [f"head_dim {spec.head_dim} is not a multiple of {_HEAD_MULTIPLE}"]
-        return []
+            reasons.append(f"head_dim {spec.head_dim} is not a multiple of {_HEAD_MULTIPLE}")
+        if spec.block.norm == "rms" and spec.block.norm_bias:
+            reasons.append("onnxruntime's RMSNorm has no bias")
+        return reasons
 
     def write(self, checkpoint: Checkpoint, directory: Path, options: WriteOptions) -> Path:
         path = directory / "model.onnx"

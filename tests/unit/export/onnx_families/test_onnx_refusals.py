@@ -26,6 +26,10 @@ def test_what_is_drawn_is_not_refused(family: str, family_twin: Callable[[str], 
     assert reasons(open_source(str(family_twin(family))).spec) == []
 
 
-def test_heads_the_kernel_does_not_take_are_refused(family_twin: Callable[[str], Path]) -> None:
-    spec = dataclasses.replace(open_source(str(family_twin("llama"))).spec, head_dim=20)
-    assert reasons(spec) == ["head_dim 20 is not a multiple of 8"]
+def test_what_no_kernel_computes_is_refused_with_every_reason(family_twin: Callable[[str], Path]) -> None:
+    spec = open_source(str(family_twin("llama"))).spec
+    block = dataclasses.replace(spec.block, norm_bias=True)
+    assert reasons(dataclasses.replace(spec, head_dim=20, block=block)) == [
+        "head_dim 20 is not a multiple of 8",
+        "onnxruntime's RMSNorm has no bias",
+    ]
