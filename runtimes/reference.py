@@ -1,38 +1,33 @@
 """A decoder in plain numpy float32: the oracle the engines are compared with, and a runtime where nothing else is installed.
 
-Llama and Qwen2 as published: RMSNorm, rotary embedding, grouped-query attention, SwiGLU, optional biases, tied or own
-head. Head counts are those of each layer's matrices, so Nemotron-NAS runs as well. Reads a plain or a packed safetensors
-folder. Written to be read; no speed is claimed.
+Llama, Mistral, Qwen 2 and 3, Phi-3, Granite, OLMo 2, Gemma 2 and 3, as their papers and transformers have them (what differs is
+read by edgeport.runtimes.reference_config). Head counts are those of each layer's matrices, so Nemotron-NAS runs as well. Reads
+a plain or a packed safetensors folder. Written to be read; no speed is claimed.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edgeport.errors import ArtifactError, UnsupportedModel
+from edgeport.runtimes.reference_config import read_reference_config
+from edgeport.runtimes.reference_layers import (
+    ACTIVATIONS,
+    Layer,
+    LayerReader,
+    rms_norm,
+    soft_capped,
+    softmax,
+)
 from edgeport.runtimes.rotary import rotary_tables, rotate
 from edgeport.runtimes.safetensors_reader import SafetensorsReader
 from edgeport.runtimes.session import Logits, SessionOptions
 from edgeport.runtimes.window import Window, choose_context_length
 
 Floats = npt.NDArray[np.float32]
-FAMILIES = ("llama", "qwen2", "nemotron-nas")
-_SIZES = (
-    "hidden_size",
-    "max_position_embeddings",
-    "num_attention_heads",
-    "num_hidden_layers",
-    "rms_norm_eps",
-)
-"""What a config.json must say."""
 _TABLE_PIECE_ROWS = 8192
 _CHUNK_TOKENS = 256
 """Attention scores are [heads, chunk, total]: long prompts go through in pieces of this size."""
@@ -42,31 +37,6 @@ def open_session(path: Path, options: SessionOptions) -> ReferenceSession:
     """`path` is a folder with config.json and safetensors, or a file in it. `threads` is numpy's own business."""
     folder = path if path.is_dir() else path.parent
     return ReferenceSession(folder, options)
-
-
-@dataclass(frozen=True, slots=True)
-class _Linear:
-    """y = x @ weight.T + bias; weight [out, in]."""
-
-    weight: Floats
-    bias: Floats | None
-
-    def __call__(self, x: Floats) -> Floats:
-        y = x @ self.weight.T
-        return y if self.bias is None else y + self.bias
-
-
-@dataclass(frozen=True, slots=True)
-class _Layer:
-    attention_norm: Floats
-    query: _Linear
-    key: _Linear
-    value: _Linear
-    output: _Linear
-    mlp_norm: Floats
-    gate: _Linear
-    up: _Linear
-    down: _Linear
 
 
 class _Table:
@@ -99,25 +69,22 @@ class ReferenceSession:
     """
 
     def __init__(self, folder: Path, options: SessionOptions, *, keep_weights: bool = True) -> None:
-        config = _read_config(folder)
-        self._eps = np.asarray(config["rms_norm_eps"], np.float32)
-        self._head_dim = int(
-            config.get("head_dim") or config["hidden_size"] // int(config["num_attention_heads"])
-        )
+        config = read_reference_config(folder)
         weights = SafetensorsReader(folder)
-        layers = range(int(config["num_hidden_layers"]))
-        self._weights = weights
+        layers = range(config.layers)
+        self._config, self._reader = config, LayerReader(weights, config)
         self._embedding = _Table(weights, "model.embed_tokens.weight", keep=keep_weights)
-        self._kept = [_read_layer(weights, index) for index in layers] if keep_weights else []
-        self._layers = layers
-        self._norm = weights.read("model.norm.weight")
+        self._kept = [self._reader.layer(index) for index in layers] if keep_weights else []
+        self._norm = self._reader.norm("model.norm")
         own_head = "lm_head.weight" in weights
         self._head = _Table(weights, "lm_head.weight", keep=keep_weights) if own_head else self._embedding
-        length = choose_context_length(options.context_length, int(config["max_position_embeddings"]))
+        length = choose_context_length(options.context_length, config.context_length)
         self._window = Window(length, self._embedding.rows)
-        self._cosines, self._sines = rotary_tables(config, self._head_dim, length)
+        kinds = {str(rope): rope for rope in config.ropes}  # layers that turn alike share their tables
+        tables = {key: rotary_tables(rope, config.head_dim, length) for key, rope in kinds.items()}
+        self._tables = [tables[str(rope)] for rope in config.ropes]
         # Per layer [kv_heads, context_length, head_dim].
-        shapes = [(self._kv_heads(index), length, self._head_dim) for index in layers]
+        shapes = [(self._reader.kv_heads(index), length, config.head_dim) for index in layers]
         self._keys = [np.zeros(shape, np.float32) for shape in shapes]
         self._values = [np.zeros(shape, np.float32) for shape in shapes]
 
@@ -142,12 +109,12 @@ class ReferenceSession:
         for hidden, last in self._chunks(tokens):
             if all_logits or last:
                 scored = hidden if all_logits else hidden[-1:]
-                rows.append(self._head.project(self._rms_norm(scored, self._norm)))
+                rows.append(self._logits(scored))
         return np.concatenate(rows)
 
     def hidden_states(self, tokens: Sequence[int]) -> Floats:
         """Append tokens like `feed`; return the states [len(tokens), hidden_size] the head would see."""
-        return np.concatenate([self._rms_norm(hidden, self._norm) for hidden, _ in self._chunks(tokens)])
+        return np.concatenate([self._normed(hidden, self._norm) for hidden, _ in self._chunks(tokens)])
 
     def rewind(self, position: int) -> None:
         self._window.check_rewind(position)
@@ -168,100 +135,52 @@ class ReferenceSession:
             self._window.position += len(chunk)
             yield hidden, begin + len(chunk) == len(tokens)
 
-    def _kv_heads(self, index: int) -> int:
-        module = f"model.layers.{index}.self_attn.k_proj.weight"
-        return self._weights.shape(module)[0] // self._head_dim
+    def _logits(self, hidden: Floats) -> Logits:
+        logits = self._head.project(self._normed(hidden, self._norm)) / np.float32(self._config.logit_divisor)
+        return soft_capped(logits, self._config.logit_softcap)
 
     def _forward(self, tokens: npt.NDArray[np.int64]) -> Floats:
         """Hidden states [tokens, hidden_size] before the final norm; appends to the cache at the position."""
-        x = self._embedding.take(tokens)
-        for index in self._layers:
-            layer = self._kept[index] if self._kept else _read_layer(self._weights, index)
-            x = x + self._attention(index, layer, self._rms_norm(x, layer.attention_norm))
-            normed = self._rms_norm(x, layer.mlp_norm)
-            x = x + layer.down(_silu(layer.gate(normed)) * layer.up(normed))
+        config = self._config
+        activate, scale = ACTIVATIONS[config.activation], np.float32(config.residual_scale)
+        x = self._embedding.take(tokens) * np.float32(config.embedding_scale)
+        for index in range(config.layers):
+            layer = self._kept[index] if self._kept else self._reader.layer(index)
+            before, after, before_mlp, after_mlp = layer.norms
+            mixed = self._attention(index, layer, self._normed(x, before))
+            x = x + self._normed(mixed, after) * scale
+            normed = self._normed(x, before_mlp)
+            mixed = layer.down(activate(layer.gate(normed)) * layer.up(normed))
+            x = x + self._normed(mixed, after_mlp) * scale
         return x
 
-    def _attention(self, index: int, layer: _Layer, x: Floats) -> Floats:
+    def _attention(self, index: int, layer: Layer, x: Floats) -> Floats:
         begin, end = self._window.position, self._window.position + x.shape[0]
-        cosines, sines = self._cosines[begin:end], self._sines[begin:end]
-        queries = rotate(self._split_heads(layer.query(x)), cosines, sines)
-        self._keys[index][:, begin:end] = rotate(self._split_heads(layer.key(x)), cosines, sines)
-        self._values[index][:, begin:end] = self._split_heads(layer.value(x))
+        cosines, sines = (table[begin:end] for table in self._tables[index])
+        queries = rotate(self._heads(layer.query(x), layer.query_norm), cosines, sines)
+        self._keys[index][:, begin:end] = rotate(self._heads(layer.key(x), layer.key_norm), cosines, sines)
+        self._values[index][:, begin:end] = self._heads(layer.value(x), None)
         group = queries.shape[0] // self._keys[index].shape[0]
         keys = np.repeat(self._keys[index][:, :end], group, axis=0)  # [heads, end, head_dim]
         values = np.repeat(self._values[index][:, :end], group, axis=0)
-        scores = queries @ keys.swapaxes(1, 2) / np.float32(math.sqrt(self._head_dim))
-        future = np.arange(end)[None, :] > np.arange(begin, end)[:, None]
-        scores[:, future] = -np.inf
-        mixed = _softmax(scores) @ values  # [heads, tokens, head_dim]
+        scores = queries @ keys.swapaxes(1, 2) * np.float32(self._config.attention_scale)
+        scores = soft_capped(scores, self._config.attention_softcap)
+        scores[:, self._unseen(index, begin, end)] = -np.inf
+        mixed = softmax(scores) @ values  # [heads, tokens, head_dim]
         return layer.output(mixed.swapaxes(0, 1).reshape(x.shape[0], -1))
 
-    def _split_heads(self, x: Floats) -> Floats:
-        return x.reshape(x.shape[0], -1, self._head_dim).swapaxes(0, 1)
+    def _unseen(self, index: int, begin: int, end: int) -> npt.NDArray[np.bool_]:
+        """[tokens, end]: what each of the tokens begin..end does not see: later ones, and those before its window."""
+        here, there = np.arange(begin, end)[:, None], np.arange(end)[None, :]
+        unseen: npt.NDArray[np.bool_] = there > here
+        window = self._config.windows[index]
+        return unseen if window is None else unseen | (there <= here - window)
 
-    def _rms_norm(self, x: Floats, weight: Floats) -> Floats:
-        variance = np.mean(x * x, axis=-1, keepdims=True, dtype=np.float32) + self._eps
-        normed: Floats = x / np.sqrt(variance, dtype=np.float32) * weight
-        return normed
+    def _heads(self, x: Floats, norm: Floats | None) -> Floats:
+        """x [tokens, heads * head_dim] -> [heads, tokens, head_dim], with the norm over each head or over all of them."""
+        if self._config.query_key_norm == "all":
+            x, norm = self._normed(x, norm), None
+        return self._normed(x.reshape(x.shape[0], -1, self._config.head_dim), norm).swapaxes(0, 1)
 
-
-def _read_layer(weights: SafetensorsReader, index: int) -> _Layer:
-    prefix = f"model.layers.{index}."
-
-    def linear(name: str) -> _Linear:
-        bias = f"{prefix}{name}.bias"
-        return _Linear(
-            weights.read(f"{prefix}{name}.weight"), weights.read(bias) if bias in weights else None
-        )
-
-    return _Layer(
-        attention_norm=weights.read(prefix + "input_layernorm.weight"),
-        query=linear("self_attn.q_proj"),
-        key=linear("self_attn.k_proj"),
-        value=linear("self_attn.v_proj"),
-        output=linear("self_attn.o_proj"),
-        mlp_norm=weights.read(prefix + "post_attention_layernorm.weight"),
-        gate=linear("mlp.gate_proj"),
-        up=linear("mlp.up_proj"),
-        down=linear("mlp.down_proj"),
-    )
-
-
-def _read_config(folder: Path) -> Mapping[str, Any]:
-    path = folder / "config.json"
-    try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path} cannot be read: {error}") from error
-    if config.get("model_type") not in FAMILIES:
-        raise UnsupportedModel(
-            f"the reference runtime cannot run model_type {config.get('model_type')!r}",
-            hint=f"it runs {', '.join(FAMILIES)}",
-        )
-    wrong = next((name for name in _SIZES if not _is_positive(config.get(name))), None)
-    if wrong is not None:
-        raise ArtifactError(f"{path}: {wrong} is {config.get(wrong)!r}, it must be a number above 0")
-    if config.get("hidden_act", "silu") != "silu" or config.get("use_sliding_window"):
-        raise UnsupportedModel(
-            "the reference runtime has SiLU and full attention only; this config asks for something else"
-        )
-    return config
-
-
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, int | float) and value > 0
-
-
-def _silu(x: Floats) -> Floats:
-    with np.errstate(
-        over="ignore"
-    ):  # exp overflows to inf for large negative x, and x / inf is the right limit
-        activated: Floats = x / (1 + np.exp(-x))
-    return activated
-
-
-def _softmax(scores: Floats) -> Floats:
-    weights: Floats = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    weights /= weights.sum(axis=-1, keepdims=True)
-    return weights
+    def _normed(self, x: Floats, weight: Floats | None) -> Floats:
+        return rms_norm(x, weight, self._config.rms_norm_eps)
