@@ -35,12 +35,14 @@ SHAPE: Mapping[str, Any] = {
 @dataclass(frozen=True, slots=True)
 class Twin:
     """settings: of transformers' `classes` + "Config", over SHAPE. stored_norms: the value at which a stored norm weight does
-    nothing."""
+    nothing. deep: what each half of a layer adds is divided by the root of their number, as in GPT-2's initialisation: many random
+    layers on top of each other multiply every rounding otherwise."""
 
     classes: str
     tokenizer: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     stored_norms: float = 1.0
+    deep: bool = False
 
 
 def _rope(theta: float, **scaling: Any) -> dict[str, Any]:
@@ -126,6 +128,7 @@ TWINS: Mapping[str, Twin] = {
         "gemma-spm",
         {**_GEMMA2, "query_pre_attn_scalar": 16, "num_hidden_layers": 46},
         stored_norms=0.0,
+        deep=True,
     ),
     "phi3-4k": Twin("Phi3", "phi3-spm", {**_UNTIED, **_rope(10000.0), "sliding_window": WINDOW}),
 }
@@ -174,6 +177,9 @@ def _draw(network: Any, twin: Twin, seed: int) -> None:
         for name, parameter in sorted(network.named_parameters()):
             neutral = twin.stored_norms if name.endswith("norm.weight") else 0.0
             parameter.copy_(neutral + torch.randn(parameter.shape, generator=generator) * WEIGHT_STD)
+            if twin.deep and ".post_" in name:  # Gemma's norms behind attention and feed-forward
+                share = (2 * network.config.num_hidden_layers) ** -0.5
+                parameter.copy_((parameter + 1) * share - 1)
 
 
 def _write_tokenizer(kind: str, directory: Path) -> tuple[int, dict[str, int | None], list[int]]:
