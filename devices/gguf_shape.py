@@ -48,7 +48,9 @@ def shape_from_gguf(path: Path) -> ModelShape:
     if not any(tensor.name == "token_embd.weight" for tensor in tensors):
         raise UsageError(f"{path.name} holds no model: it has no token_embd.weight")
     layers = fields.size("block_count")
-    if any(layer_of(tensor.name) not in (None, *range(layers)) for tensor in tensors):
+    if not 1 <= layers <= len(tensors):  # before anything is made for each layer
+        raise UsageError(f"{path.name} says a block_count of {layers}, and has {len(tensors)} tensors")
+    if any((layer_of(tensor.name) or 0) >= layers for tensor in tensors):
         raise UsageError(f"{path.name} has tensors of layers beyond its block_count of {layers}")
     names = {tensor.name for tensor in tensors}
     embedding = next(tensor for tensor in tensors if tensor.name == "token_embd.weight")
@@ -103,6 +105,11 @@ class _Metadata:
             raise UsageError(f"{self._name}: {self.architecture}.{key} must have {layers} entries")
         return (self.size(key, default=default),) * layers
 
+    def layers_that_slide(self, layers: int) -> Sequence[bool] | None:
+        """Where the file says it of every layer."""
+        pattern = self._values.get(f"{self.architecture}.attention.sliding_window_pattern")
+        return pattern if isinstance(pattern, tuple) and len(pattern) == layers else None
+
     def window_period(self) -> int | None:
         """0: every layer slides. None: none does."""
         value = self._values.get(f"{self.architecture}.attention.sliding_window_pattern")
@@ -138,7 +145,10 @@ def _caches(fields: _Metadata, layers: int, hidden: int, names: set[str]) -> tup
 
 
 def _windows(fields: _Metadata, layers: int) -> list[int | None]:
-    window, period = fields.size("attention.sliding_window", default=0), fields.window_period()
+    window, slides = fields.size("attention.sliding_window", default=0), fields.layers_that_slide(layers)
+    if window and slides is not None:
+        return [window if slides_here else None for slides_here in slides]
+    period = fields.window_period()
     if not window or period is None:
         return [None] * layers
     return [window if period == 0 or layer % period < period - 1 else None for layer in range(layers)]
@@ -178,6 +188,8 @@ def _role(name: str) -> Role:
     part, suffix = (found.group(2), found.group(3)) if found else (name.rpartition(".")[0], name)
     if "norm" in part:
         return "norm"
+    if "sinks" in part:
+        return "other"
     if suffix == "bias" or name.endswith(".bias"):
         return "bias"
     if part.endswith("_exps"):

@@ -7,26 +7,32 @@ renamed when llama.cpp's own vocabulary has been seen to cut text as tokenizer.j
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from gguf import GGUFWriter
 
 from edgeport.errors import UnsupportedModel
-from edgeport.export.checkpoint import Checkpoint
+from edgeport.export.checkpoint import Checkpoint, TensorRecord
 from edgeport.export.families.decoder import DecoderSpec
+from edgeport.export.formats import gguf_architecture
 from edgeport.export.formats.base import WriteOptions
-from edgeport.export.formats.gguf_blocks import Bytes, ggml_type, packed_pieces, stored_bytes
+from edgeport.export.formats.gguf_architecture import architecture
+from edgeport.export.formats.gguf_blocks import (
+    Bytes,
+    joined_bytes,
+    joined_shape,
+    joined_type,
+    packed_pieces,
+)
 from edgeport.export.formats.gguf_metadata import add_model, add_provenance, file_type
 from edgeport.export.formats.gguf_sampling import add_sampling
-from edgeport.export.formats.gguf_tensors import ROPE_FACTORS, GgufTensor, architecture, gguf_tensors
+from edgeport.export.formats.gguf_tensors import GgufTensor, derived_tensors, gguf_tensors
 from edgeport.export.formats.gguf_tokenizer import add_tokenizer, read_tokenizer
-from edgeport.export.formats.rope import llama3_divisors
 from edgeport.export.verify.token_parity import check_token_parity, require_engine
 from edgeport.scheme import TensorScheme
 
-FAMILIES = ("llama", "qwen2", "nemotron-nas")
 _NARROWEST_FEED_FORWARD = 32
 
 
@@ -36,9 +42,7 @@ class GgufFormat:
     name = "gguf"
 
     def reasons_against(self, spec: DecoderSpec, schemes: Sequence[TensorScheme], source: Path) -> list[str]:
-        reasons = []
-        if spec.family not in FAMILIES:
-            reasons.append(f"no GGUF mapping for family {spec.family}, supported are {', '.join(FAMILIES)}")
+        reasons = gguf_architecture.reasons_against(spec)
         if spec.head_dim % 2:
             reasons.append(f"head_dim is {spec.head_dim}, llama.cpp rotates pairs of features")
         narrowest = min(spec.layer_shape(layer).intermediate_size for layer in range(spec.layers))
@@ -90,35 +94,42 @@ def write_file(checkpoint: Checkpoint, path: Path, options: WriteOptions) -> Non
         raise
 
 
+def add_tensor_table(writer: GGUFWriter, spec: DecoderSpec, records: Mapping[str, TensorRecord]) -> None:
+    """Name, shape, type and size of every tensor. records: by the checkpoint's names."""
+    for tensor in gguf_tensors(spec):
+        parts = [records[source] for source in tensor.sources]
+        writer.add_tensor_info(
+            tensor.name,
+            joined_shape(parts),
+            np.dtype(np.float32),
+            joined_bytes(parts),
+            raw_dtype=joined_type(parts),
+        )
+    for name, values in derived_tensors(spec).items():
+        writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes)
+
+
 def _write_tensors(writer: GGUFWriter, checkpoint: Checkpoint, options: WriteOptions) -> None:
     """Header and key-values, every tensor's place, then the bytes of one tensor after the other."""
-    tensors = list(gguf_tensors(checkpoint.spec))
-    for tensor in tensors:
-        record = checkpoint.record(tensor.source)
-        writer.add_tensor_info(
-            tensor.name, record.shape, np.dtype(np.float32), stored_bytes(record), raw_dtype=ggml_type(record)
-        )
-    factors = None
-    if checkpoint.spec.rope.kind == "llama3":
-        factors = llama3_divisors(checkpoint.spec.rope, checkpoint.spec.head_dim).astype(np.float32)
-        writer.add_tensor_info(ROPE_FACTORS, factors.shape, factors.dtype, factors.nbytes)
+    add_tensor_table(writer, checkpoint.spec, {record.name: record for record in checkpoint.records})
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
+    tensors = list(gguf_tensors(checkpoint.spec))
     with options.progress.stage("gguf", total=len(tensors)) as stage:
         for tensor in tensors:
             _append(writer, _pieces(checkpoint, tensor))
             stage.advance()
-    if factors is not None:
-        _append(writer, [factors.view(np.uint8)])
+    for values in derived_tensors(checkpoint.spec).values():
+        _append(writer, [values.view(np.uint8)])
     writer.close()
 
 
 def _pieces(checkpoint: Checkpoint, tensor: GgufTensor) -> Iterator[Bytes]:
-    yield from packed_pieces(
-        checkpoint.tensor(tensor.source), ggml_type(checkpoint.record(tensor.source)), tensor.rows
-    )
-    checkpoint.release(tensor.source)
+    target = joined_type([checkpoint.record(source) for source in tensor.sources])
+    for source in tensor.sources:
+        yield from packed_pieces(checkpoint.tensor(source), target, tensor.rows)
+        checkpoint.release(source)
 
 
 def _append(writer: GGUFWriter, pieces: Iterable[Bytes]) -> None:

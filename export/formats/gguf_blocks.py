@@ -8,15 +8,15 @@ Layouts: ggml-quants.c, `dequantize_row_q4_0` and `dequantize_row_q8_0` (MIT).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from edgeport.export.checkpoint import PackedTensor, TensorRecord
-from edgeport.scheme import Kind
+from edgeport.export.checkpoint import PackedTensor, TensorRecord, pack_codes, unpack_codes
+from edgeport.scheme import Kind, TensorScheme
 
 Bytes = npt.NDArray[np.uint8]
 Index = npt.NDArray[np.intp]
@@ -42,23 +42,59 @@ def ggml_type(record: TensorRecord) -> GGMLQuantizationType:
 
 
 def stored_bytes(record: TensorRecord) -> int:
-    block, block_bytes = GGML_QUANT_SIZES[ggml_type(record)]
-    count = int(np.prod(record.shape, dtype=np.int64))
+    return joined_bytes([record])
+
+
+def joined_type(records: Sequence[TensorRecord]) -> GGMLQuantizationType:
+    """The type of a tensor made of the rows of several: theirs, or one that holds the weights of all exactly.
+
+    Q8_0 holds INT4 with the same scale, F32 everything.
+    """
+    types = {ggml_type(record) for record in records}
+    if len(types) == 1:
+        return types.pop()
+    if types == {GGMLQuantizationType.Q4_0, GGMLQuantizationType.Q8_0}:
+        return GGMLQuantizationType.Q8_0
+    return GGMLQuantizationType.F32
+
+
+def joined_shape(records: Sequence[TensorRecord]) -> tuple[int, ...]:
+    """Rows of all, one after the other."""
+    return (sum(record.shape[0] for record in records), *records[0].shape[1:])
+
+
+def joined_bytes(records: Sequence[TensorRecord]) -> int:
+    """Bytes of the tensor that holds the rows of all in their `joined_type`."""
+    block, block_bytes = GGML_QUANT_SIZES[joined_type(records)]
+    count = int(np.prod(joined_shape(records), dtype=np.int64))
     return count // int(block) * int(block_bytes)
 
 
-def packed_pieces(tensor: PackedTensor, target: GGMLQuantizationType, rows: Index | None) -> Iterator[Bytes]:
-    """The tensor's bytes in file order, a few rows at a time; `rows` is the row order, None for its own."""
+def packed_pieces(
+    tensor: PackedTensor, target: GGMLQuantizationType, rows: Index | None = None
+) -> Iterator[Bytes]:
+    """The tensor's bytes in file order, a few rows at a time; `rows` is the row order, None for its own.
+
+    target: its own `ggml_type`, or a wider one that `joined_type` gave.
+    """
     payload = tensor.payload if tensor.payload.ndim > 1 else tensor.payload[:, None]
     step = max(1, PIECE_BYTES // payload[0].nbytes)
     for start in range(0, payload.shape[0], step):
         select: Any = slice(start, start + step) if rows is None else rows[start : start + step]
-        if tensor.scales is None:
-            yield _float_bytes(payload[select], target)
-        elif target is GGMLQuantizationType.Q4_0:
-            yield q4_0_blocks(payload[select], _scale_per_block(tensor, select))
-        else:
-            yield q8_0_blocks(payload[select], _scale_per_block(tensor, select))
+        yield _packed(tensor, payload[select], select, target)
+
+
+def _packed(tensor: PackedTensor, payload: Any, select: Any, target: GGMLQuantizationType) -> Bytes:
+    if tensor.scales is None:
+        return _float_bytes(payload, target)
+    if target is GGMLQuantizationType.Q4_0:
+        return q4_0_blocks(payload, _scale_per_block(tensor, select))
+    codes = payload if tensor.scheme.bits == 8 else pack_codes(unpack_codes(payload, tensor.scheme.bits), 8)
+    if target is GGMLQuantizationType.Q8_0:
+        return q8_0_blocks(codes, _scale_per_block(tensor, select))
+    scheme = TensorScheme("int8", tensor.scheme.block)
+    piece = PackedTensor(tensor.name, codes.shape, scheme, codes, tensor.scales[select])
+    return _float_bytes(piece.dequantize(), target)
 
 
 def q4_0_blocks(packed: Bytes, scales: npt.NDArray[np.float16]) -> Bytes:

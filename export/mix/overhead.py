@@ -50,9 +50,11 @@ def _gguf(source: SourceModel, recipe: Recipe) -> Overhead:
     """Key-values, vocabulary and tensor table by the writer's own functions; tensors are padded to 32 bytes."""
     from gguf import GGUFWriter
 
-    from edgeport.export.formats.gguf_blocks import ggml_type, stored_bytes
+    from edgeport.export.formats.gguf import add_tensor_table
+    from edgeport.export.formats.gguf_architecture import architecture
+    from edgeport.export.formats.gguf_blocks import joined_bytes, stored_bytes
     from edgeport.export.formats.gguf_metadata import add_model, add_provenance, file_type
-    from edgeport.export.formats.gguf_tensors import architecture, gguf_tensors
+    from edgeport.export.formats.gguf_tensors import derived_tensors, gguf_tensors
     from edgeport.export.formats.gguf_tokenizer import add_tokenizer, read_tokenizer
 
     spec, records = source.spec, _records(source.spec, recipe)
@@ -63,22 +65,19 @@ def _gguf(source: SourceModel, recipe: Recipe) -> Overhead:
             add_model(writer, spec, source.name)
             add_provenance(writer, file_type(spec, records.values())[0], "0" * 64, list(records.values()))
             add_tokenizer(writer, read_tokenizer(source.directory, spec.vocab_size))
-            tensors = list(gguf_tensors(spec))
-            for tensor in tensors:
-                record = records[tensor.source]
-                size_bytes, kind = stored_bytes(record), ggml_type(record)
-                writer.add_tensor_info(
-                    tensor.name, record.shape, np.dtype(np.float32), size_bytes, raw_dtype=kind
-                )
+            add_tensor_table(writer, spec, records)
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
         finally:
             writer.close()
         header_bytes = path.stat().st_size
-    # The text that counts schemes is some bytes longer for a mix; rotary factors of Llama 3 are half a head of floats.
-    padding_bytes = sum(-stored_bytes(record) % 32 for record in records.values())
-    return Overhead(header_bytes + padding_bytes + 2 * spec.head_dim + 128, 2 * spec.head_dim + 256)
+    joined = [joined_bytes([records[name] for name in tensor.sources]) for tensor in gguf_tensors(spec)]
+    derived = [values.nbytes for values in derived_tensors(spec).values()]
+    widened_bytes = sum(joined) - sum(map(stored_bytes, records.values()))  # rows of two types in one tensor
+    rest_bytes = widened_bytes + sum(derived) + sum(-size % 32 for size in (*joined, *derived))
+    # The text that counts schemes is some bytes longer for a mix.
+    return Overhead(header_bytes + rest_bytes + 128, 256 + 2 * spec.head_dim)
 
 
 def _onnx(source: SourceModel, recipe: Recipe) -> Overhead:

@@ -7,18 +7,16 @@ from collections import Counter
 from gguf import GGMLQuantizationType as Type
 
 from edgeport.export.families.decoder import DecoderSpec
+from edgeport.export.formats.gguf_tensors import derived_tensors
 from edgeport.export.native.base import Forecast
 from edgeport.export.native.gguf_mix import GgufMix, TensorType, tensor_types
-
-_ROPE_FACTOR_BYTES = 4
 
 
 def forecast(spec: DecoderSpec, label: str, mix: GgufMix, *, importance: bool) -> Forecast:
     """`label`: llama.cpp's name of the file type, e.g. Q4_K_M. Exact to the byte of the tensors' payload."""
     types = tensor_types(spec, mix, importance=importance)
     size_bytes = sum(item.size_bytes for item in types.values())
-    if spec.rope.kind == "llama3":
-        size_bytes += spec.head_dim // 2 * _ROPE_FACTOR_BYTES
+    size_bytes += sum(values.nbytes for values in derived_tensors(spec).values())
     bits = size_bytes * 8 / spec.parameters()
     return Forecast(size_bytes, bits, tuple(_notes(list(types.values()), label, bits)))
 

@@ -69,7 +69,8 @@ def read_importance(statistics: Path, spec: DecoderSpec) -> dict[str, Floats]:
                 f"{statistics} has {shape} for {name}, expected [{item.shape[-1]}]",
                 hint="the statistics are of another model: calibrate this one",
             )
-        found[gguf_name(item.name)] = _usable(np.array(file.tensor(name), dtype=np.float32), name)
+        # Parts of one tensor see the same input, so it does not matter whose importance is kept.
+        found[gguf_name(spec, item.name)] = _usable(np.array(file.tensor(name), dtype=np.float32), name)
     return found
 
 

@@ -17,6 +17,7 @@ from edgeport.export.checkpoint import Checkpoint
 from edgeport.export.families.decoder import DecoderSpec
 from edgeport.export.formats.base import WriteOptions
 from edgeport.export.formats.gguf import GgufFormat
+from edgeport.export.formats.gguf_tensors import gguf_name
 from edgeport.export.native.base import Forecast
 from edgeport.export.native.gguf_forecast import forecast
 from edgeport.export.native.gguf_imatrix import (
@@ -118,8 +119,8 @@ class GgufNative:
         if imatrix is not None:
             keys["quantize.imatrix.file"] = imatrix.name
             keys["quantize.imatrix.dataset"] = text.dataset
-            keys["quantize.imatrix.entries_count"] = sum(
-                item.role == "linear" for item in source.spec.tensors()
+            keys["quantize.imatrix.entries_count"] = len(
+                {gguf_name(source.spec, item.name) for item in source.spec.tensors() if item.role == "linear"}
             )
             keys["quantize.imatrix.chunks_count"] = text.windows
         return keys

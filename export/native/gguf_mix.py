@@ -7,6 +7,7 @@ type with smaller blocks. The tests compare every rule with files that llama.cpp
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -14,8 +15,9 @@ from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as Type
 from gguf import LlamaFileType as File
 
-from edgeport.export.families.decoder import DecoderSpec, TensorSpec
-from edgeport.export.formats.gguf_tensors import architecture, gguf_name
+from edgeport.export.families.decoder import DecoderSpec, Role
+from edgeport.export.formats.gguf_architecture import architecture
+from edgeport.export.formats.gguf_tensors import gguf_tensors
 
 FALLBACKS: Mapping[Type, Type] = {
     Type.Q2_K: Type.Q4_0,
@@ -28,6 +30,10 @@ FALLBACKS: Mapping[Type, Type] = {
     Type.TQ2_0: Type.Q4_0,
 }
 """What a type of blocks of 256 becomes when the row is a multiple of 32 only; otherwise it becomes F16."""
+
+
+_RULED_LIKE: Mapping[str, str] = {"attn_qkv": "attn_v"}
+"""llama.cpp counts a fused matrix among those of the values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +74,17 @@ class TensorType:
 
 def tensor_types(spec: DecoderSpec, mix: GgufMix, *, importance: bool) -> dict[str, TensorType]:
     """The type of every tensor by its GGUF name, in checkpoint order."""
+    items = {item.name: item for item in spec.tensors()}
     found = {}
-    for item in spec.tensors():
-        wanted = _wanted(spec, item, mix, importance=importance)
-        stored = fitting(wanted, item.shape[-1])
+    for tensor in gguf_tensors(spec):
+        parts = [items[source] for source in tensor.sources]
+        wanted = Type.F32
+        if len(parts[0].shape) > 1:
+            wanted = _wanted(spec, parts[0].role, tensor.name, mix, importance=importance)
+        stored = fitting(wanted, parts[0].shape[-1])
         block, block_bytes = GGML_QUANT_SIZES[stored]
-        count = item.shape[-1] if len(item.shape) == 1 else item.shape[0] * item.shape[1]
-        found[gguf_name(item.name)] = TensorType(wanted, stored, count // block * block_bytes)
+        count = sum(math.prod(part.shape) for part in parts)
+        found[tensor.name] = TensorType(wanted, stored, count // block * block_bytes)
     return found
 
 
@@ -86,14 +96,14 @@ def fitting(wanted: Type, in_features: int) -> Type:
     return smaller if in_features % GGML_QUANT_SIZES[smaller][0] == 0 else Type.F16
 
 
-def _wanted(spec: DecoderSpec, item: TensorSpec, mix: GgufMix, *, importance: bool) -> Type:
-    if len(item.shape) == 1:
-        return Type.F32
-    if item.role == "head" or (item.role == "embedding" and spec.tied_embeddings):
+def _wanted(spec: DecoderSpec, role: Role, name: str, mix: GgufMix, *, importance: bool) -> Type:
+    """Of a matrix by its GGUF name."""
+    if role == "head" or (role == "embedding" and spec.tied_embeddings):
         return mix.default if mix.default is Type.Q8_0 else Type.Q6_K
-    if item.role == "embedding":
+    if role == "embedding":
         return mix.token_embedding or mix.default
-    _, layer, module, _ = gguf_name(item.name).split(".")
+    _, layer, module, _ = name.split(".")
+    module = _RULED_LIKE.get(module, module)
     first = spec.layer_shape(0)  # whose sharing llama.cpp takes for that of all layers
     place = Place(int(layer), spec.layers, first.heads // first.kv_heads, importance)
     holding = (kind for holds, kind in mix.modules.get(module, ()) if holds(place))
@@ -105,7 +115,8 @@ def _wanted(spec: DecoderSpec, item: TensorSpec, mix: GgufMix, *, importance: bo
 
 def _is_70b(spec: DecoderSpec) -> bool:
     """llama.cpp knows the 70B models by their 80 layers, and gives their few value heads more bits."""
-    return spec.layers == 80 and (architecture(spec) == "qwen2" or spec.heads != spec.kv_heads)
+    by_layers = {"qwen2": True, "deci": True, "llama": spec.heads != spec.kv_heads}
+    return spec.layers == 80 and by_layers.get(architecture(spec), False)
 
 
 def _always(_: Place) -> bool:

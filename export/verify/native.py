@@ -87,6 +87,9 @@ def dequantize_in_child(
     """In the child: every tensor as float32 safetensors into `folder`; its digest and distance from the source's."""
     model = open_source(source)
     expected = {item.name: item.shape for item in model.spec.tensors()}
+    roles = {item.name: item.role for item in model.spec.tensors()}
+    # The reference reads a folder as the family stores it: there norms lie without what the network adds to them.
+    offset = np.float32(model.spec.storage.norm_offset)
     bits = stored_bits(format_name, Path(entry_point))
     found: dict[str, dict[str, Any]] = {}
     for number, (name, values) in enumerate(read_weights(base_format(format_name), Path(entry_point))):
@@ -103,7 +106,7 @@ def dequantize_in_child(
         found[name] = {"digest": tensor_digest(values), "relative_error": error}
         plan = [TensorPlan(name, "F32", values.shape)]
         with SafetensorsWriter(Path(folder) / f"{number:05d}.safetensors", plan) as writer:
-            writer.write(name, values)
+            writer.write(name, values - offset if roles[name] == "norm" else values)
     missing = sorted(set(expected) - set(found))
     if missing:
         raise GateFailure(
@@ -117,12 +120,13 @@ def stored_bits(format_name: str, entry_point: Path) -> dict[str, float]:
     if base_format(format_name) != "gguf":
         return {}
     from edgeport.export.verify.gguf_header import read_header
-    from edgeport.export.verify.read_gguf import hugging_face_name
+    from edgeport.export.verify.read_gguf import hugging_face_names
 
+    header = read_header(entry_point)
     return {
-        hugging_face_name(entry_point, info.name): 8 * (info.stop - info.start) / math.prod(info.shape)
-        for info in read_header(entry_point).tensors
-        if info.name != "rope_freqs.weight"
+        name: 8 * (info.stop - info.start) / math.prod(info.shape)
+        for info in header.tensors
+        for name in hugging_face_names(header, info.name)
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,21 +22,35 @@ from edgeport.export.verify.gguf_header import GgufHeader, TensorInfo, read_head
 
 Floats = npt.NDArray[np.float32]
 
-_NAMES = {
-    "token_embd": "model.embed_tokens",
-    "output_norm": "model.norm",
-    "output": "lm_head",
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
+_TOP_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+_LAYER_NAMES: Mapping[str, tuple[str, ...]] = {
+    "attn_norm": ("input_layernorm",),
+    "attn_qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "attn_q": ("self_attn.q_proj",),
+    "attn_k": ("self_attn.k_proj",),
+    "attn_v": ("self_attn.v_proj",),
+    "attn_q_norm": ("self_attn.q_norm",),
+    "attn_k_norm": ("self_attn.k_norm",),
+    "attn_output": ("self_attn.o_proj",),
+    "post_attention_norm": ("post_attention_layernorm",),
+    "ffn_norm": ("post_attention_layernorm",),
+    "ffn_gate": ("mlp.gate_proj",),
+    "ffn_up": ("mlp.up_proj",),
+    "ffn_down": ("mlp.down_proj",),
+    "post_ffw_norm": ("post_feedforward_layernorm",),
 }
-_DERIVED = ("rope_freqs.weight",)  # computed from config.json, not a weight of the model
+_ARCHITECTURE_NAMES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "gemma2": {"ffn_norm": ("pre_feedforward_layernorm",)},
+    "gemma3": {"ffn_norm": ("pre_feedforward_layernorm",)},
+    "phi3": {"ffn_up": ("mlp.gate_proj", "mlp.up_proj")},
+}
+"""What an architecture means otherwise by the name of a tensor."""
+_NEIGHBOURS = ("llama", "deci", "granite", "granite_swa")
+"""Architectures in whose q and k the features i and i + head_dim / 2 of a head are neighbours."""
+_DERIVED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+"""Computed from config.json, no weights of the model."""
+_SINKS = re.compile(r"blk\.\d+\.attn_sinks\.weight")
+_NO_SINK = -1e30
 _PIECE_ELEMENTS = 1 << 20
 
 
@@ -47,9 +61,11 @@ def read_weights(path: Path) -> Iterator[tuple[str, Floats]]:
     """
     header = read_header(path)
     for info in header.tensors:
-        if info.name not in _DERIVED:
-            values = _hugging_face_rows(header, info, _dequantized(path, info))
-            yield hugging_face_name(path, info.name), values
+        if _SINKS.fullmatch(info.name):
+            _require_no_sinks(header, info)
+        elif info.name not in _DERIVED:
+            names = hugging_face_names(header, info.name)
+            yield from _split(header, info, names, _hugging_face_rows(header, info, _dequantized(path, info)))
 
 
 def dequantized_copy(path: Path, out_path: Path) -> None:
@@ -71,20 +87,66 @@ def dequantized_copy(path: Path, out_path: Path) -> None:
     temporary.replace(out_path)
 
 
-def hugging_face_name(path: Path, name: str) -> str:
-    """`blk.3.ffn_up.weight` -> `model.layers.3.mlp.up_proj.weight`."""
-    match = re.fullmatch(r"(?:blk\.(\d+)\.)?([a-z_]+)\.(weight|bias)", name)
-    if match is None or match.group(2) not in _NAMES:
-        raise ArtifactError(f"{path} holds tensor {name}, which no supported model has")
-    layer = "" if match.group(1) is None else f"model.layers.{match.group(1)}."
-    return f"{layer}{_NAMES[match.group(2)]}.{match.group(3)}"
+def hugging_face_names(header: GgufHeader, name: str) -> tuple[str, ...]:
+    """`blk.3.ffn_up.weight` -> `model.layers.3.mlp.up_proj.weight`; several where a tensor holds the rows of several.
+
+    Empty for what is no weight. Raises ArtifactError for a tensor that no supported model has.
+    """
+    if name in _DERIVED or _SINKS.fullmatch(name):
+        return ()
+    own = _ARCHITECTURE_NAMES.get(header.text("general.architecture"), {})
+    match = re.fullmatch(r"blk\.(\d+)\.([a-z_]+)\.(weight|bias)", name)
+    if match is not None and match.group(2) in _LAYER_NAMES:
+        modules = own.get(match.group(2), _LAYER_NAMES[match.group(2)])
+        return tuple(f"model.layers.{match.group(1)}.{module}.{match.group(3)}" for module in modules)
+    module, _, suffix = name.rpartition(".")
+    if module not in _TOP_NAMES or suffix not in ("weight", "bias"):
+        raise ArtifactError(f"{header.path} holds tensor {name}, which no supported model has")
+    return (f"{_TOP_NAMES[module]}.{suffix}",)
+
+
+def _split(
+    header: GgufHeader, info: TensorInfo, names: tuple[str, ...], values: Floats
+) -> Iterator[tuple[str, Floats]]:
+    if len(names) == 1:
+        yield names[0], values
+        return
+    rows = _rows_of_parts(header, info, len(names))
+    if sum(rows) != values.shape[0]:
+        raise ArtifactError(
+            f"{header.path}: tensor {info.name} has {values.shape[0]} rows, the file's sizes make {sum(rows)}"
+        )
+    start = 0
+    for name, count in zip(names, rows, strict=True):
+        yield name, values[start : start + count]
+        start += count
+
+
+def _rows_of_parts(header: GgufHeader, info: TensorInfo, parts: int) -> list[int]:
+    """Query, key and value by the file's heads; gate and up have the feed-forward's width each."""
+    architecture, layer = header.text("general.architecture"), int(info.name.split(".")[1])
+    if parts == 2:
+        return [header.integer(f"{architecture}.feed_forward_length", layer)] * 2
+    prefix = f"{architecture}.attention."
+    heads, kv_heads = (header.integer(prefix + key, layer) for key in ("head_count", "head_count_kv"))
+    key, value = (header.integer(prefix + name) for name in ("key_length", "value_length"))
+    return [heads * key, kv_heads * key, kv_heads * value]
+
+
+def _require_no_sinks(header: GgufHeader, info: TensorInfo) -> None:
+    """A sink that weighs anything would take attention away from the tokens, and no weight of the model says so."""
+    if not (_dequantized(header.path, info) <= _NO_SINK).all():
+        raise ArtifactError(
+            f"{header.path}: {info.name} holds attention sinks, which no supported model has",
+            hint="the file is damaged or of another model",
+        )
 
 
 def _hugging_face_rows(header: GgufHeader, info: TensorInfo, values: Floats) -> Floats:
-    """Undo the row order of `llama` and `deci`: there features i and i + head_dim / 2 of a head are neighbours."""
+    """Undo the row order of the architectures that rotate neighbouring features."""
     match = re.fullmatch(r"blk\.(\d+)\.attn_([qk])\.(?:weight|bias)", info.name)
     architecture = header.text("general.architecture")
-    if match is None or architecture not in ("llama", "deci"):
+    if match is None or architecture not in _NEIGHBOURS:
         return values
     key = f"{architecture}.attention.head_count" + ("" if match.group(2) == "q" else "_kv")
     heads = header.integer(key, int(match.group(1)))

@@ -97,7 +97,7 @@ def prepare(shape: str, tiny: Path, folder: Path) -> Prepared:
     floats, _ = _float_file(source, folder, WriteOptions("tiny", 256, NO_PROGRESS))
     random = np.random.default_rng(6)
     importance = {
-        gguf_name(item.name): random.gamma(1.0, size=item.shape[1]).astype(np.float32)
+        gguf_name(source.spec, item.name): random.gamma(1.0, size=item.shape[1]).astype(np.float32)
         for item in source.spec.tensors()
         if item.role == "linear"
     }
