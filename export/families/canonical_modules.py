@@ -14,7 +14,7 @@ import torch
 from edgeport.export.families.decoder import DecoderSpec
 
 
-class ScalingNorm(torch.nn.Module):
+class ScalingNorm(torch.nn.Module):  # type: ignore[misc]
     """RMSNorm of x [..., width] in float32, times `weight` [width], as Gemma's with its one added."""
 
     def __init__(self, weight: torch.Tensor, eps: float) -> None:
@@ -28,7 +28,7 @@ class ScalingNorm(torch.nn.Module):
         return (normal * self.weight.float()).type_as(hidden)
 
 
-class Joined(torch.nn.Module):
+class Joined(torch.nn.Module):  # type: ignore[misc]
     """Several linears over one input, their outputs [..., rows] one after the other. The linears belong to another module."""
 
     def __init__(self, parts: tuple[torch.nn.Linear, ...]) -> None:

@@ -206,9 +206,9 @@ class DecoderSpec:
                 yield TensorSpec(
                     f"{prefix}self_attn.{name}.weight", "norm", (width if whole else self.head_dim,)
                 )
-        for name in (norms.after_attention, norms.before_feed_forward, norms.after_feed_forward):
-            if name:
-                yield from self._norm(prefix + name)
+        for norm in (norms.after_attention, norms.before_feed_forward, norms.after_feed_forward):
+            if norm:
+                yield from self._norm(prefix + norm)
 
     def _norm(self, module: str) -> Iterator[TensorSpec]:
         yield TensorSpec(f"{module}.weight", "norm", (self.hidden_size,))
