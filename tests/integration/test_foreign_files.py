@@ -232,6 +232,7 @@ def tool(*words: str | Path) -> None:
 @pytest.fixture(scope="module")
 def genai(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("onnxruntime_genai")
+    pytest.importorskip("onnx_ir")  # the builder wants it; `make peers` brings it
     out = tmp_path_factory.mktemp("genai")
     words = ("-i", REFERENCE, "-o", out / "model", "-c", out / "cache", "-p", "int4", "-e", "cpu")
     tool(
@@ -245,8 +246,8 @@ def optimum(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     """{"float": ..., "int4": ...}: optimum-intel's export, and the same with NNCF's weights."""
     pytest.importorskip("optimum.intel")
     out = tmp_path_factory.mktemp("optimum")
-    program = Path(sys.executable).parent / "optimum-cli"
-    words = (program, "export", "openvino", "--model", REFERENCE, "--task", "text-generation-with-past")
+    program = (sys.executable, "-m", "optimum.commands.optimum_cli")
+    words = (*program, "export", "openvino", "--model", REFERENCE, "--task", "text-generation-with-past")
     tool(*words, "--weight-format", "fp32", out / "float")
     tool(*words, "--weight-format", "int4", "--group-size", "32", "--ratio", "1.0", out / "int4")
     return {"float": out / "float", "int4": out / "int4"}
