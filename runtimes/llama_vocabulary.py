@@ -26,21 +26,28 @@ class LlamaVocabulary:
         self._model = llama_library.load_model(file, vocabulary_only=True)
         self._free = weakref.finalize(self, native.llama_model_free, self._model)
         self._vocabulary = native.llama_model_get_vocab(self._model)
-        # SentencePiece writes a text's first word with a space before it
-        self._has_space_prefix = native.llama_vocab_type(self._vocabulary) == native.LLAMA_VOCAB_TYPE_SPM
+        # SentencePiece writes a text's first word with a space before it, unless it is told not to (Gemma)
+        kinds = (native.LLAMA_VOCAB_TYPE_SPM, native.LLAMA_VOCAB_TYPE_UGM)
+        prefixes = native.llama_vocab_type(self._vocabulary) in kinds
+        self._has_space_prefix = prefixes and self._setting("tokenizer.ggml.add_space_prefix") != "false"
         template = native.llama_model_chat_template(self._model, None)
         self._template = template.decode("utf-8", "replace") if template else None
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         raw = text.encode()
-        size = len(raw) + 8  # a token is at least one byte, and a few special ones may be added
-        tokens = (native.llama_token * size)()
-        count = native.llama_tokenize(self._vocabulary, raw, len(raw), tokens, size, add_special_tokens, True)
-        if count < 0:
-            raise RuntimeFailure(
-                f"llama.cpp cannot tokenize a text of {len(raw)} bytes: {llama_library.last_cause()}"
+        size = len(raw) + 8  # nearly always enough: a character map can make a text longer
+        while True:
+            tokens = (native.llama_token * size)()
+            count = native.llama_tokenize(
+                self._vocabulary, raw, len(raw), tokens, size, add_special_tokens, True
             )
-        return list(tokens[:count])
+            if count >= 0:
+                return list(tokens[:count])
+            if -count <= size:
+                raise RuntimeFailure(
+                    f"llama.cpp cannot tokenize a text of {len(raw)} bytes: {llama_library.last_cause()}"
+                )
+            size = -count  # the library says how much it needs
 
     def decode(self, tokens: Sequence[int]) -> str:
         # piece by piece: llama_detokenize would also remove spaces before punctuation for some vocabularies
@@ -74,6 +81,12 @@ class LlamaVocabulary:
             if written >= 0:
                 return bytes(buffer.raw[:written])
             size = -written  # the library says how much it needs
+
+    def _setting(self, key: str) -> str | None:
+        """A key of the file as text, None when it is not there. Long enough for "true" and "false"."""
+        buffer = ctypes.create_string_buffer(16)
+        found = native.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace") if found >= 0 else None
 
     def _text(self, token: int) -> str:
         if token < 0:

@@ -2,75 +2,184 @@
 
 llama.cpp has its own tokenizers, so what is written here is a description that has to make them behave the same.
 Nothing is guessed: what cannot be described exactly is refused, and edgeport.export.verify.token_parity compares the
-finished file with the `tokenizers` library. Keys and token types: ggml's gguf.md.
+finished file with the `tokenizers` library. One module describes each kind: gguf_pretokenizer (byte-level BPE), gguf_sentencepiece,
+gguf_unigram, gguf_wordpiece. Keys and token types: ggml's gguf.md.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gguf import GGUFWriter, TokenType
 from gguf.constants import Keys
-from tokenizers import Tokenizer
 
 from edgeport.errors import UnsupportedModel
+from edgeport.export.formats.gguf_added_tokens import (
+    Stripping,
+    marked_name,
+    partitioned,
+    refuse_untranslatable,
+    stripping,
+)
 from edgeport.export.formats.gguf_pretokenizer import pre_tokenizer_name
 from edgeport.export.formats.gguf_sentencepiece import is_sentencepiece, sentencepiece_scores, space_prefix
 from edgeport.export.formats.gguf_special_tokens import chat_templates, special_ids
+from edgeport.export.formats.gguf_unigram import precompiled_charsmap, unigram_scores, unknown_piece
+from edgeport.export.formats.gguf_vocabulary import SPACE, added_around_text, vocabulary
+from edgeport.export.formats.gguf_wordpiece import (
+    BertNormalizer,
+    bert_normalizer,
+    refuse_bare_text,
+    wordpiece_tokens,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class GgufTokenizer:
-    """model: llama.cpp's kind, "gpt2" (byte-level BPE: merges, pre) or "llama" (SentencePiece BPE: scores).
+    """model: llama.cpp's kind, "gpt2" (byte-level BPE: merges, pre), "llama" (SentencePiece BPE: scores), "t5" (Unigram:
+    scores, precompiled_charsmap) or "bert" (WordPiece: normalizer).
 
-    special_ids: key of gguf.md without prefix and suffix (bos, eos, eot, unk, pad) -> token id.
+    special_ids: key of gguf.md without prefix and suffix (bos, eos, eot, eom, unk, pad, sep, mask) -> token id.
     chat_templates: name -> Jinja text; the usual one is "default".
+    model_name: what general.name has to hold, because llama.cpp goes by it; "" when it does not.
     """
 
     model: str
     pre: str
     tokens: tuple[str, ...]
     types: tuple[TokenType, ...]
-    scores: tuple[float, ...]
-    merges: tuple[str, ...]
     special_ids: Mapping[str, int]
     add_bos: bool
     add_eos: bool
-    add_space_prefix: bool
-    chat_templates: Mapping[str, str]
+    scores: tuple[float, ...] = ()
+    merges: tuple[str, ...] = ()
+    add_space_prefix: bool = False
+    precompiled_charsmap: bytes = b""
+    normalizer: BertNormalizer | None = None
+    model_name: str = ""
+    chat_templates: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_tokenizer(directory: Path, vocab_size: int) -> GgufTokenizer:
     """Describe `directory`/tokenizer.json for an embedding of `vocab_size` rows. Raises UnsupportedModel."""
     document = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))
+    kind = document["model"]["type"]
+    if kind == "BPE":
+        _refuse_bpe_options(document["model"])
+    elif kind not in _READERS:
+        supported = ", ".join(_READERS)
+        raise UnsupportedModel(
+            f"llama.cpp cannot hold this tokenizer.json: its model is {kind}, supported are {supported}"
+        )
+    found = _READERS[kind](directory, document, vocab_size)
+    refuse_untranslatable(document)
+    return found
+
+
+def _read_bpe(directory: Path, document: Mapping[str, Any], vocab_size: int) -> GgufTokenizer:
     model = document["model"]
-    _refuse_untranslatable(document)
     merges = [tuple(item.split(" ")) if isinstance(item, str) else tuple(item) for item in model["merges"]]
-    sentencepiece = is_sentencepiece(document)
-    tokens, types = _vocabulary(document, vocab_size, byte_tokens=sentencepiece)
-    prefix, suffix = _added_around_text(Tokenizer.from_str(json.dumps(document)))
+    if is_sentencepiece(document):
+        return _read_sentencepiece(directory, document, vocab_size, merges)
+    pre = _byte_level_name(document)
+    marks = stripping(document, pre)
+    tokens, types = vocabulary(document, vocab_size)
+    before, after = added_around_text(document)
     return GgufTokenizer(
-        model="llama" if sentencepiece else "gpt2",
-        pre="default" if sentencepiece else _byte_level_name(document),
+        model="gpt2",
+        pre=marks.pre or pre,
         tokens=tokens,
         types=types,
-        scores=sentencepiece_scores(tokens, types, merges) if sentencepiece else (),
-        merges=() if sentencepiece else tuple(" ".join(pair) for pair in merges),
-        special_ids=special_ids(directory, tokens, prefix, suffix),
-        add_bos=bool(prefix),
-        add_eos=bool(suffix),
-        add_space_prefix=sentencepiece and space_prefix(document),
+        special_ids=special_ids(directory, tokens, before, after),
+        add_bos=bool(before),
+        add_eos=bool(after),
+        merges=tuple(" ".join(pair) for pair in merges),
+        model_name=marks.model_name,
         chat_templates=chat_templates(directory),
     )
 
 
+def _read_sentencepiece(
+    directory: Path, document: Mapping[str, Any], vocab_size: int, merges: list[tuple[str, ...]]
+) -> GgufTokenizer:
+    unknown = document["model"].get("unk_token")
+    tokens, types = vocabulary(document, vocab_size, unknown=unknown, byte_tokens=True)
+    before, after = added_around_text(document)
+    marks: Stripping = stripping(document, "default")
+    return GgufTokenizer(
+        model="llama",
+        pre="default",
+        tokens=tokens,
+        types=types,
+        special_ids=special_ids(directory, tokens, before, after),
+        add_bos=bool(before),
+        add_eos=bool(after),
+        scores=sentencepiece_scores(tokens, types, merges, partitioned(document, SPACE)),
+        add_space_prefix=space_prefix(document),
+        model_name=marks.model_name,
+        chat_templates=chat_templates(directory),
+    )
+
+
+def _read_unigram(directory: Path, document: Mapping[str, Any], vocab_size: int) -> GgufTokenizer:
+    """Whitespace beside a token never counts here: it ends a word, no more."""
+    unknown = unknown_piece(document)
+    charsmap = precompiled_charsmap(document)
+    tokens, types = vocabulary(document, vocab_size, unknown=unknown)
+    before, after = added_around_text(document)
+    return GgufTokenizer(
+        model="t5",
+        pre="default",
+        tokens=tokens,
+        types=types,
+        special_ids=special_ids(directory, tokens, before, after) | {"unk": tokens.index(unknown)},
+        add_bos=bool(before),
+        add_eos=bool(after),
+        scores=unigram_scores(document, tokens, types),
+        add_space_prefix=True,
+        precompiled_charsmap=charsmap,
+        chat_templates=chat_templates(directory),
+    )
+
+
+def _read_wordpiece(directory: Path, document: Mapping[str, Any], vocab_size: int) -> GgufTokenizer:
+    """Whitespace beside a token never counts here either."""
+    normalizer = bert_normalizer(document)
+    tokens, types = vocabulary(document, vocab_size)
+    before, after = added_around_text(document)
+    refuse_bare_text(before, after)
+    spelled = wordpiece_tokens(document, tokens, types)
+    ids = special_ids(directory, tokens, before, after)
+    unknown = tokens.index(document["model"]["unk_token"])
+    return GgufTokenizer(
+        model="bert",
+        pre="default",
+        tokens=spelled,
+        types=types,
+        special_ids=ids | {"unk": unknown, "sep": after[0]},
+        add_bos=True,
+        add_eos=True,
+        normalizer=normalizer,
+        chat_templates=chat_templates(directory),
+    )
+
+
+_READERS: dict[str, Callable[[Path, Mapping[str, Any], int], GgufTokenizer]] = {
+    "BPE": _read_bpe,
+    "Unigram": _read_unigram,
+    "WordPiece": _read_wordpiece,
+}
+
+
 def add_tokenizer(writer: GGUFWriter, tokenizer: GgufTokenizer) -> None:
-    """Write every key, also those whose value is llama.cpp's default: the defaults depend on `pre`."""
+    """Write every key, also those whose value is llama.cpp's default: the defaults depend on `pre`.
+
+    A general.name that is there already is changed where llama.cpp goes by it.
+    """
     writer.add_tokenizer_model(tokenizer.model)
     writer.add_tokenizer_pre(tokenizer.pre)
     writer.add_token_list(tokenizer.tokens)
@@ -81,38 +190,49 @@ def add_tokenizer(writer: GGUFWriter, tokenizer: GgufTokenizer) -> None:
         writer.add_uint32(_SPECIAL_KEYS[kind], token)
     writer.add_add_bos_token(tokenizer.add_bos)
     writer.add_add_eos_token(tokenizer.add_eos)
-    if tokenizer.model == "llama":
+    if tokenizer.model in ("llama", "t5"):
         writer.add_add_space_prefix(tokenizer.add_space_prefix)
+    if tokenizer.model == "t5":
+        writer.add_remove_extra_whitespaces(True)
+        writer.add_precompiled_charsmap(tokenizer.precompiled_charsmap)
+    if tokenizer.normalizer is not None:
+        # no constants in gguf-py for these two: src/llama-arch.cpp
+        writer.add_bool("tokenizer.ggml.normalizer.lowercase", tokenizer.normalizer.lowercase)
+        writer.add_bool("tokenizer.ggml.normalizer.strip_accents", tokenizer.normalizer.strip_accents)
     for name, template in tokenizer.chat_templates.items():
         named = Keys.Tokenizer.CHAT_TEMPLATE_N.format(name=name)
         writer.add_string(Keys.Tokenizer.CHAT_TEMPLATE if name == "default" else named, template)
     writer.add_array(Keys.Tokenizer.CHAT_TEMPLATES, sorted(set(tokenizer.chat_templates) - {"default"}))
+    _mark_name(writer, tokenizer.model_name)
+
+
+def _mark_name(writer: GGUFWriter, mark: str) -> None:
+    given = writer.kv_data[0].pop(Keys.General.NAME, None)
+    name = marked_name("" if given is None else str(given.value), mark)
+    if name:
+        writer.add_name(name)
 
 
 _SPECIAL_KEYS = {
     "bos": Keys.Tokenizer.BOS_ID,
     "eos": Keys.Tokenizer.EOS_ID,
     "eot": Keys.Tokenizer.EOT_ID,
+    "eom": Keys.Tokenizer.EOM_ID,
     "unk": Keys.Tokenizer.UNK_ID,
     "pad": Keys.Tokenizer.PAD_ID,
+    "sep": Keys.Tokenizer.SEP_ID,
+    "mask": Keys.Tokenizer.MASK_ID,
 }
 
 
-def _refuse_untranslatable(document: Mapping[str, Any]) -> None:
-    """What llama.cpp's tokenizers have no notion of, each told by name."""
-    model = document["model"]
-    problems = []
-    if model["type"] != "BPE":
-        problems.append(f"its model is {model['type']}, supported is BPE")
-    for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
-        if model.get(key):
-            problems.append(f"{key} is {model[key]!r}")
-    for token in document.get("added_tokens", ()):
-        for flag in ("lstrip", "rstrip", "single_word"):
-            if token.get(flag):
-                problems.append(f"added token {token['content']!r} has {flag}")
+def _refuse_bpe_options(model: Mapping[str, Any]) -> None:
+    """What llama.cpp's BPE has no notion of, each told by name."""
+    options = ["dropout", "continuing_subword_prefix", "end_of_word_suffix"]
+    if model.get("byte_fallback"):
+        options.append("ignore_merges")
+    problems = [f"{key} is {model[key]!r}" for key in options if model.get(key)]
     if problems:
-        raise UnsupportedModel(f"llama.cpp cannot hold this tokenizer.json: {'; '.join(problems[:5])}")
+        raise UnsupportedModel(f"llama.cpp cannot hold this tokenizer.json: {'; '.join(problems)}")
 
 
 def _byte_level_name(document: Mapping[str, Any]) -> str:
@@ -125,48 +245,3 @@ def _byte_level_name(document: Mapping[str, Any]) -> str:
     return pre_tokenizer_name(
         document.get("pre_tokenizer"), ignore_merges=bool(document["model"].get("ignore_merges"))
     )
-
-
-def _vocabulary(
-    document: Mapping[str, Any], vocab_size: int, *, byte_tokens: bool
-) -> tuple[tuple[str, ...], tuple[TokenType, ...]]:
-    """Token texts and types by id; ids without a token up to `vocab_size` are unused fillers."""
-    vocab: dict[str, int] = document["model"]["vocab"]
-    added = document.get("added_tokens", [])
-    last = max([*vocab.values(), *(token["id"] for token in added)])
-    if last >= vocab_size:
-        raise UnsupportedModel(
-            f"tokenizer.json has token id {last}, the embedding has {vocab_size} rows",
-            hint="resize the model's embeddings to the tokenizer, or take the tokenizer the model was trained with",
-        )
-    tokens = [f"[PAD{index}]" for index in range(vocab_size)]
-    types = [TokenType.UNUSED] * vocab_size
-    for text, index in vocab.items():
-        is_byte = byte_tokens and len(text) == 6 and text.startswith("<0x")
-        tokens[index], types[index] = text, TokenType.BYTE if is_byte else TokenType.NORMAL
-    for token in added:
-        tokens[token["id"]] = token["content"]
-        types[token["id"]] = TokenType.CONTROL if token["special"] else TokenType.USER_DEFINED
-    unknown = document["model"].get("unk_token")
-    if byte_tokens and unknown in vocab:
-        types[vocab[unknown]] = TokenType.UNKNOWN
-    repeated = [text for text, count in Counter(tokens).items() if count > 1]
-    if repeated:
-        raise UnsupportedModel(
-            f"tokenizer.json gives {repeated[0]!r} to two token ids, llama.cpp refuses that"
-        )
-    return tuple(tokens), tuple(types)
-
-
-def _added_around_text(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """The ids the post-processor really puts before and after a text."""
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    plain = tokenizer.encode("a", add_special_tokens=False).ids
-    full = tokenizer.encode("a", add_special_tokens=True).ids
-    at = next((at for at in range(len(full)) if full[at : at + len(plain)] == plain), None)
-    if at is None or at > 1 or len(full) - at - len(plain) > 1:
-        raise UnsupportedModel(
-            f"tokenizer.json turns tokens {plain} into {full}; llama.cpp adds one token before and one after at most"
-        )
-    return full[:at], full[at + len(plain) :]

@@ -2,6 +2,11 @@
 
 The conversion needs transformers, whose import takes torch along where it is installed: five seconds and 400 MB that a
 process of its own, which cannot see torch, brings down to 1.5 s beside the packing of the weights.
+
+openvino_tokenizers rebuilds a tokenizer with operations of its own, and for some kinds they cut text differently. The child compares
+what it has made with tokenizer.json, and a difference, as a tokenizer it cannot convert, leaves the two models out: the container
+then carries tokenizer.json alone, which edgeport's runtime uses anyway, and NOTE beside it says why. A wrong tokenizer is never
+shipped; OpenVINO GenAI refuses the folder instead of reading other tokens.
 """
 
 from __future__ import annotations
@@ -13,15 +18,21 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
-from edgeport.errors import MissingExtra, UnsupportedModel
+from edgeport.errors import MissingExtra
+from edgeport.export.verify.openvino_tokens import NOTE, difference
 
+_STEMS = ("openvino_tokenizer", "openvino_detokenizer")
 _NEEDED = ("openvino_tokenizers", "transformers")
 
 
 class TokenizerConversion:
-    """Starts the child on entry and waits for it on exit: `with TokenizerConversion(source, target): pack()`."""
+    """Starts the child on entry and waits for it on exit: `with TokenizerConversion(source, target): pack()`.
+
+    Afterwards `target` holds both models, or neither and a note that says why.
+    """
 
     def __init__(self, source: Path, target: Path) -> None:
+        self._target = target
         self._command = [sys.executable, "-m", __name__, str(source), str(target)]
 
     def __enter__(self) -> TokenizerConversion:
@@ -53,10 +64,21 @@ class TokenizerConversion:
         if error is not None or self._child.returncode == 0:
             return
         last = next((line for line in reversed(log.splitlines()) if line.strip()), "no message")
-        raise UnsupportedModel(
-            f"openvino_tokenizers cannot convert this tokenizer (exit code {self._child.returncode}): {last}",
-            hint="leave openvino out of the formats",
+        leave_out(
+            self._target,
+            f"openvino_tokenizers cannot convert it (exit code {self._child.returncode}): {last}",
         )
+
+
+def leave_out(target: Path, reason: str) -> None:
+    for stem in _STEMS:
+        for suffix in ("xml", "bin"):
+            (target / f"{stem}.{suffix}").unlink(missing_ok=True)
+    (target / NOTE).write_text(
+        f"No openvino_tokenizer.xml lies here, because it would not be this model's tokenizer.\n{reason}\n"
+        "tokenizer.json is the tokenizer of this folder.\n",
+        encoding="utf-8",
+    )
 
 
 def convert(source: Path, target: Path) -> None:
@@ -67,14 +89,18 @@ def convert(source: Path, target: Path) -> None:
 
     tokenizer = PreTrainedTokenizerFast.from_pretrained(source, local_files_only=True)
     models = convert_tokenizer(tokenizer, with_detokenizer=True, skip_special_tokens=True)
-    for model, stem in zip(models, ("openvino_tokenizer", "openvino_detokenizer"), strict=True):
+    for model, stem in zip(models, _STEMS, strict=True):
         # as it is: half precision would change the scores of a unigram vocabulary
         openvino.save_model(model, target / f"{stem}.xml", compress_to_fp16=False)
 
 
 def _main() -> None:
     sys.modules["torch"] = None  # type: ignore[assignment]  # transformers then does without it
-    convert(Path(sys.argv[1]), Path(sys.argv[2]))
+    source, target = Path(sys.argv[1]), Path(sys.argv[2])
+    convert(source, target)
+    found = difference(target, source / "tokenizer.json")
+    if found is not None:
+        leave_out(target, f"openvino_tokenizers differs from tokenizer.json: {found}")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from edgeport.errors import ArtifactError
 from edgeport.export.verify.token_texts import TEXTS, special_token_texts
 from edgeport.runtimes.isolation import run_isolated
 
+NOTE = "openvino_tokenizer.txt"
+"""Lies in a container without openvino_tokenizer.xml and says why there is none."""
 _SHOWN_CHARACTERS = 60
 
 
@@ -48,15 +50,31 @@ def first_mismatch(directory: Path, lines: Sequence[str] = ()) -> TokenMismatch 
     for path in needed:
         if not path.is_file():
             raise ArtifactError(f"{path} is missing")
-    reference = Tokenizer.from_file(str(source))
-    reference.no_truncation()
-    reference.no_padding()
-    document = json.loads(source.read_text(encoding="utf-8"))
-    special = [token["content"] for token in document.get("added_tokens", ())]
-    texts = [*TEXTS, *special_token_texts(special), *lines]
-    expected = [item.ids for item in reference.encode_batch(texts, add_special_tokens=True)]
+    reference, texts, expected = _expected(source, lines)
     arguments = {"directory": str(directory), "texts": texts, "ids": expected}
     found = run_isolated(f"{__name__}:converted", arguments)
+    return _judged(reference, texts, expected, found)
+
+
+def difference(directory: Path, tokenizer_json: Path) -> TokenMismatch | None:
+    """The same of the models in `directory` and `tokenizer_json`, run in this process: for one that is a child already."""
+    reference, texts, expected = _expected(tokenizer_json, ())
+    return _judged(reference, texts, expected, converted(str(directory), texts, expected))
+
+
+def _expected(tokenizer_json: Path, lines: Sequence[str]) -> tuple[Tokenizer, list[str], list[list[int]]]:
+    reference = Tokenizer.from_file(str(tokenizer_json))
+    reference.no_truncation()
+    reference.no_padding()
+    document = json.loads(tokenizer_json.read_text(encoding="utf-8"))
+    special = [token["content"] for token in document.get("added_tokens", ())]
+    texts = [*TEXTS, *special_token_texts(special), *lines]
+    return reference, texts, [item.ids for item in reference.encode_batch(texts, add_special_tokens=True)]
+
+
+def _judged(
+    reference: Tokenizer, texts: Sequence[str], expected: Sequence[list[int]], found: dict[str, list[Any]]
+) -> TokenMismatch | None:
     for text, want, got in zip(texts, expected, found["ids"], strict=True):
         if want != got:
             return TokenMismatch("ids", text, *_around(reference, want, got))

@@ -1,7 +1,8 @@
 """Does a GGUF file's vocabulary cut text into the very tokens tokenizer.json does?
 
 llama.cpp tokenizes with its own code after a description in the file; a wrong merge or pre-tokenizer name loads without
-a word and costs quality silently. Compared are token ids over texts meant to be hard, and the bytes of every token.
+a word and costs quality silently. Compared are token ids over texts meant to be hard, with and without the tokens that go around
+a text, the bytes of every token, and the tokens that end a text. What llama.cpp is known not to do (token_limits) is spared.
 llama.cpp runs in a child process, because a failed assertion in it ends the process.
 """
 
@@ -17,8 +18,10 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from edgeport.errors import GateFailure, MissingExtra, RuntimeFailure
+from edgeport.export.verify.token_limits import comparable
 from edgeport.export.verify.token_texts import TEXTS, special_token_texts
 from edgeport.runtimes.isolation import run_isolated
+from edgeport.runtimes.model_config import read_stop_ids
 
 _SHOWN_CHARACTERS = 60
 
@@ -42,20 +45,29 @@ def check_token_parity(path: Path, tokenizer_directory: Path, lines: Sequence[st
     reference.no_padding()
     document = json.loads((tokenizer_directory / "tokenizer.json").read_text(encoding="utf-8"))
     added = [token["content"] for token in document.get("added_tokens", ())]
-    texts = [*TEXTS, *special_token_texts(added), *lines]
-    # llama.cpp does not compose characters: see docs/formats/gguf.md
-    if (document.get("normalizer") or {}).get("type") == "NFC":
-        texts = [reference.normalizer.normalize_str(text) for text in texts]
-    expected = [item.ids for item in reference.encode_batch(texts, add_special_tokens=True)]
+    texts = comparable(document, [*TEXTS, *special_token_texts(added), *lines])
     engine = run_isolated(f"{__name__}:engine_vocabulary", {"path": str(path), "texts": texts})
-    for number, (text, want, got) in enumerate(zip(texts, expected, engine["tokens"], strict=True), start=1):
-        if want != got:
+    for around, found in ((True, engine["tokens"]), (False, engine["plain"])):
+        expected = [item.ids for item in reference.encode_batch(texts, add_special_tokens=around)]
+        _check_lines(path, reference, texts, expected, found)
+    _check_pieces(path, expected_pieces(document), engine["pieces"])
+    _check_ends(path, read_stop_ids(tokenizer_directory), engine["ends"], reference)
+
+
+def _check_lines(
+    path: Path,
+    reference: Tokenizer,
+    texts: Sequence[str],
+    expected: Sequence[Sequence[int]],
+    found: Sequence[Sequence[int]],
+) -> None:
+    for number, (text, want, got) in enumerate(zip(texts, expected, found, strict=True), start=1):
+        if list(want) != list(got):
             raise GateFailure(
                 f"{path.name}: llama.cpp cuts line {number} differently from tokenizer.json: "
                 + _first_difference(reference, text, want, got),
                 hint="the file would lose quality without any error; this tokenizer cannot be exported to GGUF",
             )
-    _check_pieces(path, _expected_pieces(document), engine["pieces"])
 
 
 def _first_difference(reference: Tokenizer, text: str, want: Sequence[int], got: Sequence[int]) -> str:
@@ -75,17 +87,40 @@ def _check_pieces(path: Path, expected: dict[int, bytes], pieces: Sequence[str])
             )
 
 
-def _expected_pieces(document: dict[str, Any]) -> dict[int, bytes]:
-    """The bytes each token id of a tokenizer.json stands for."""
-    vocab: dict[str, int] = document["model"]["vocab"]
-    if document["model"].get("byte_fallback"):
-        pieces = {index: _sentencepiece_bytes(text) for text, index in vocab.items()}
-    else:
-        bytes_of = _byte_of_character()
-        pieces = {
-            index: bytes(bytes_of.get(character, 0) for character in text) for text, index in vocab.items()
-        }
-    pieces.update({token["id"]: token["content"].encode() for token in document.get("added_tokens", ())})
+def _check_ends(path: Path, stops: Sequence[int], ends: Sequence[int], reference: Tokenizer) -> None:
+    missing = [index for index in stops if index not in ends]
+    if missing:
+        raise GateFailure(
+            f"{path.name}: llama.cpp would not stop at {reference.id_to_token(missing[0])!r} (token {missing[0]}), "
+            "at which generation_config.json ends a text"
+        )
+
+
+def expected_pieces(document: dict[str, Any]) -> dict[int, bytes]:
+    """The bytes each token id of a tokenizer.json stands for, a word's beginning as a space."""
+    model = document["model"]
+    bytes_of = _byte_of_character()
+
+    def piece(text: str) -> bytes:
+        if model["type"] == "WordPiece":
+            continued = model["continuing_subword_prefix"]
+            return (
+                text.removeprefix(continued).encode() if text.startswith(continued) else f" {text}".encode()
+            )
+        if model["type"] == "Unigram":
+            return text.replace("\u2581", " ").encode()
+        if model.get("byte_fallback"):
+            return _sentencepiece_bytes(text)
+        return bytes(bytes_of.get(character, 0) for character in text)
+
+    vocab = model["vocab"]
+    entries = vocab.items() if isinstance(vocab, dict) else ((text, at) for at, (text, _) in enumerate(vocab))
+    pieces = {index: piece(text) for text, index in entries}
+    if model["type"] == "Unigram" and model.get("unk_id") is not None:
+        pieces[model["unk_id"]] = vocab[model["unk_id"]][0].encode()
+    for token in document.get("added_tokens", ()):
+        written = set(token["content"]) == {"\u2581"} and model.get("byte_fallback") and not token["special"]
+        pieces[token["id"]] = piece(token["content"]) if written else token["content"].encode()
     return pieces
 
 
@@ -103,7 +138,9 @@ def _sentencepiece_bytes(text: str) -> bytes:
 
 
 def engine_vocabulary(path: str, texts: Sequence[str]) -> dict[str, list[Any]]:
-    """In the child: load only the vocabulary; token ids of each text, and each token's bytes in hexadecimal."""
+    """In the child: load only the vocabulary; token ids of each text with and without the tokens around it, each token's bytes
+    in hexadecimal, and the ids that end a text.
+    """
     import llama_cpp
 
     parameters = llama_cpp.llama_model_default_params()
@@ -112,18 +149,25 @@ def engine_vocabulary(path: str, texts: Sequence[str]) -> dict[str, list[Any]]:
     if not model:
         raise RuntimeFailure(f"llama.cpp does not load the vocabulary of {Path(path).name}")
     vocab = llama_cpp.llama_model_get_vocab(model)
-    tokens = [_tokenize(llama_cpp, vocab, text.encode()) for text in texts]
-    pieces = [_piece(llama_cpp, vocab, index).hex() for index in range(llama_cpp.llama_vocab_n_tokens(vocab))]
-    return {"tokens": tokens, "pieces": pieces}
+    tokens, plain = (
+        [_tokenize(llama_cpp, vocab, text.encode(), around) for text in texts] for around in (True, False)
+    )
+    count = llama_cpp.llama_vocab_n_tokens(vocab)
+    pieces = [_piece(llama_cpp, vocab, index).hex() for index in range(count)]
+    ends = [index for index in range(count) if llama_cpp.llama_vocab_is_eog(vocab, index)]
+    return {"tokens": tokens, "plain": plain, "pieces": pieces, "ends": ends}
 
 
-def _tokenize(engine: Any, vocab: Any, text: bytes) -> list[int]:
-    room = len(text) + 2  # every token is at least one byte; and one before and one after
-    buffer = (engine.llama_token * room)()
-    count = engine.llama_tokenize(vocab, text, len(text), buffer, room, True, True)
-    if count < 0:
-        raise RuntimeFailure(f"llama.cpp makes {-count} tokens of {len(text)} bytes")
-    return list(buffer[:count])
+def _tokenize(engine: Any, vocab: Any, text: bytes, around: bool) -> list[int]:
+    room = len(text) + 8  # nearly always enough: a character map can make a text longer
+    while True:
+        buffer = (engine.llama_token * room)()
+        count = engine.llama_tokenize(vocab, text, len(text), buffer, room, around, True)
+        if count >= 0:
+            return list(buffer[:count])
+        if -count <= room:
+            raise RuntimeFailure(f"llama.cpp cannot tokenize {len(text)} bytes")
+        room = -count  # the library says how much it needs
 
 
 def _piece(engine: Any, vocab: Any, token: int) -> bytes:

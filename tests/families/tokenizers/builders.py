@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,12 @@ from typing import Any
 from charsmap import charsmap
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+Tokenizers = Callable[[str], Path]
+"""kind -> folder of its files."""
+WriteVocabulary = Callable[..., Path]
+"""Folder of a tokenizer's files -> GGUF file with nothing but its vocabulary."""
+
+ROWS = 1280  # an embedding that every kind fits
 SPACE = "\u2581"
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -613,6 +620,11 @@ def _llama2_resaved() -> _Layout:
 # ---- Unigram --------------------------------------------------------------------------------------------------------
 
 
+def _single(value: float) -> float:
+    """Rounded to 32 bits, in which SentencePiece stores its scores."""
+    return float(struct.unpack("<f", struct.pack("<f", value))[0])
+
+
 def _unigram(first: Sequence[str], last: Sequence[str], unknown: str, *, split_first: bool) -> dict[str, Any]:
     """Pieces with log probabilities. `first` and `last` are special and have score 0, as SentencePiece stores them."""
     pieces = _common_pieces(700)
@@ -622,9 +634,8 @@ def _unigram(first: Sequence[str], last: Sequence[str], unknown: str, *, split_f
     frequency = {piece: sum(word.count(piece) * count for word, count in words.items()) for piece in pieces}
     frequency |= {text: counted[text] for text in sorted(counted)}
     total = sum(frequency.values())
-    # four decimals are not exact in float32: a container that stores floats has to round them
     ranked = sorted(frequency, key=lambda piece: (-frequency[piece], piece))
-    scored = [[piece, round(math.log(frequency[piece] / total), 4)] for piece in ranked]
+    scored = [[piece, _single(math.log(frequency[piece] / total))] for piece in ranked]
     vocab = [*([text, 0.0] for text in first), *scored, *([text, 0.0] for text in last)]
     spaces = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "always", "split": True}
     words_first = {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, spaces]}
@@ -685,15 +696,28 @@ def _t5() -> _Layout:
 # ---- WordPiece ------------------------------------------------------------------------------------------------------
 
 
+def _wordpieces(normalizer: Any, pre_tokenizer: Any) -> list[str]:
+    """Characters, at the beginning of a word and within one, then frequent pieces; the library's trainer breaks ties by chance."""
+    found: Counter[str] = Counter()
+    for text in [*TRAINING_TEXT, " ".join(_PADDING)]:
+        for word, _ in pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(text)):
+            for start in range(len(word)):
+                for end in range(start + 1, min(len(word), start + 7) + 1):
+                    found["##" * bool(start) + word[start:end]] += 1
+    single = [piece for piece in found if len(piece.removeprefix("##")) == 1]
+    ranked = sorted(found, key=lambda piece: (-found[piece], piece))
+    return [*sorted(single), *ranked[:700]]
+
+
 def _wordpiece(*, lowercase: bool) -> _Layout:
     names = ["[PAD]", *(f"[unused{index}]" for index in range(4)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=True)
-    trainer = trainers.WordPieceTrainer(vocab_size=1200, special_tokens=names, show_progress=False)
-    tokenizer.train_from_iterator([*TRAINING_TEXT, " ".join(_PADDING)], trainer)
     document = json.loads(tokenizer.to_str())
+    pieces = dict.fromkeys([*names, *_wordpieces(tokenizer.normalizer, tokenizer.pre_tokenizer)])
+    document["model"]["vocab"] = {piece: index for index, piece in enumerate(pieces)}
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     _added_tokens(document, [_Added(name) for name in special])
     _surround(document, ("[CLS]", "[SEP]"), roberta=False)

@@ -12,8 +12,9 @@ from gguf import TokenType
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from edgeport.errors import GateFailure, UnsupportedModel
-from edgeport.export.formats.gguf_sentencepiece import SPACE
+from edgeport.export.formats.gguf_sentencepiece import sentencepiece_scores
 from edgeport.export.formats.gguf_tokenizer import read_tokenizer
+from edgeport.export.formats.gguf_vocabulary import SPACE
 from edgeport.export.verify.token_parity import check_token_parity
 from edgeport.export.verify.token_texts import TEXTS
 from edgeport.runtimes.constraint import JsonSchema, constraint_for
@@ -64,11 +65,13 @@ def test_a_converted_vocabulary_is_proven(write_vocabulary, tmp_path: Path) -> N
     )
 
 
-@pytest.mark.parametrize("step", ["normalizer", "pre_tokenizer"])
+@pytest.mark.parametrize("step", ["normalizer", "pre_tokenizer", "both"])
 def test_a_vocabulary_without_space_prefix_is_proven(step: str, write_vocabulary, tmp_path: Path) -> None:
     tokenizer = sentencepiece_tokenizer()
-    if step == "normalizer":
+    if step in ("normalizer", "both"):
         tokenizer.normalizer = normalizers.Replace(" ", SPACE)
+        if step == "both":  # Gemma's: nothing is left to split at
+            tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     else:
         document = json.loads(tokenizer.to_str())
         document["normalizer"] = None
@@ -94,6 +97,29 @@ def test_merges_that_scores_cannot_say_are_refused(tmp_path: Path) -> None:
         UnsupportedModel, match=r"llama.cpp would join .* which is no merge of this tokenizer.json"
     ):
         read_tokenizer(directory, VOCAB_SIZE)
+
+
+def scores_of(merges: list[tuple[str, str]], cut_out: tuple[str, ...] = ()) -> dict[str, float]:
+    formed = [left + right for left, right in merges]
+    names = list(dict.fromkeys([*(f"<0x{byte:02X}>" for byte in range(256)), *"abc", SPACE, *formed]))
+    types = [TokenType.NORMAL] * len(names)
+    return dict(zip(names, sentencepiece_scores(names, types, merges, cut_out), strict=True))
+
+
+def test_merges_mixed_between_tokens_are_refused() -> None:
+    """One score for a token cannot say that one way to form it comes before, another after, some other token."""
+    mixed = [("a", "bc"), ("b", "c"), ("a", "b"), ("ab", "c")]
+    with pytest.raises(UnsupportedModel, match="merges that form 'abc' are mixed with those of other tokens"):
+        scores_of(mixed)
+    assert scores_of(sorted(mixed, key=lambda pair: len("".join(pair))))["abc"] == -2
+    assert scores_of(mixed, cut_out=("abc",))["bc"] == -1  # no text ever holds "abc" then
+
+
+def test_runs_of_one_character_may_be_mixed_among_themselves() -> None:
+    runs = [(SPACE * left, SPACE * right) for left in (3, 2, 1) for right in (3, 2, 1) if left + right <= 4]
+    assert scores_of([*runs, ("a", "b")])[SPACE * 4] == 0
+    with pytest.raises(UnsupportedModel, match="are mixed with those of other tokens"):
+        scores_of([*runs[:2], ("a", "b"), *runs[2:]])
 
 
 def test_a_missing_byte_token_is_refused(tmp_path: Path) -> None:

@@ -160,24 +160,52 @@ def test_an_unknown_pre_tokenizer_is_refused_by_name(pre_tokenizer: Any, match: 
     assert "gpt-2, smollm, llama-bpe, dbrx, qwen2, qwen35" in str(caught.value.hint)
 
 
-def test_spellings_of_one_pattern_are_one() -> None:
-    removed = pre_tokenizers.Split(Regex(LLAMA3), "removed", invert=True)
-    sequence = pre_tokenizers.Sequence([removed, BYTE_LEVEL])
+CL100K = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+SPELLINGS: dict[str, tuple[str, bool, str]] = {
+    # spelling: pattern, ignore_merges, llama.cpp's name
+    "line ends as characters": (LLAMA3.replace(r"\r", "\r").replace(r"\n", "\n"), True, "llama-bpe"),
+    "the tokenizers library's": (
+        GPT2.replace("'s|'t|'re|'ve|'m|'ll|'d", "'(?:[sdmt]|ll|ve|re)"),
+        False,
+        "gpt-2",
+    ),
+    "tiktoken's cl100k_base": (CL100K, False, "dbrx"),
+    "digits one by one": (CL100K.replace("{1,3}", "{1}"), False, "qwen2"),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_spellings_of_one_pattern_are_one(spelling: str, write_vocabulary, tmp_path: Path) -> None:
+    """Another spelling gets the name, and llama.cpp cuts text as the tokenizers library reads that very spelling."""
+    pattern, ignore_merges, name = SPELLINGS[spelling]
+    directory = save(
+        byte_level_tokenizer(by_pattern(pattern), ignore_merges=ignore_merges), tmp_path / "model"
+    )
+    assert read_tokenizer(directory, VOCAB_SIZE).pre == name
+    check_token_parity(write_vocabulary(directory, VOCAB_SIZE), directory)
+
+
+def test_what_lies_between_matches_may_go_when_nothing_does() -> None:
     tokenizer = Tokenizer(models.BPE())
-    for step, name in (
-        (sequence, "llama-bpe"),
-        (by_pattern(LLAMA3.replace(r"\r", "\r").replace(r"\n", "\n")), "llama-bpe"),
-    ):
-        tokenizer.pre_tokenizer = step
-        assert pre_tokenizer_name(json.loads(tokenizer.to_str())["pre_tokenizer"], ignore_merges=True) == name
-    tokenizer.pre_tokenizer = by_pattern(GPT2)
-    assert pre_tokenizer_name(json.loads(tokenizer.to_str())["pre_tokenizer"], ignore_merges=False) == "gpt-2"
+    for pattern, name in ((LLAMA3, "llama-bpe"), (r"\p{N}", None)):
+        removed = pre_tokenizers.Split(Regex(pattern), "removed", invert=True)
+        steps = [removed, BYTE_LEVEL] if name else [removed, gpt2()]
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+        document = json.loads(tokenizer.to_str())["pre_tokenizer"]
+        if name is None:  # only the digits would be left of a text
+            with pytest.raises(UnsupportedModel, match="has no counterpart"):
+                pre_tokenizer_name(document, ignore_merges=False)
+        else:
+            assert pre_tokenizer_name(document, ignore_merges=True) == name
 
 
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda d: d["model"].update(type="Unigram"), "its model is Unigram"),
+        (
+            lambda d: d["model"].update(type="WordLevel"),
+            "its model is WordLevel, supported are BPE, Unigram, WordPiece",
+        ),
         (lambda d: d["model"].update(end_of_word_suffix="</w>"), "end_of_word_suffix is '</w>'"),
         (lambda d: d.update(normalizer={"type": "Lowercase"}), "no normalizer Lowercase"),
         (lambda d: d["added_tokens"][1].update(lstrip=True), "'<|im_start|>' has lstrip".replace("|", r"\|")),
@@ -201,6 +229,15 @@ def test_types_special_ids_and_fillers(tmp_path: Path) -> None:
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 0]}))
     found = read_tokenizer(directory, VOCAB_SIZE)
     assert found.special_ids == {"bos": 1, "eos": 2, "pad": 0, "eot": 0}
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 7, 8]}))
+    ends = read_tokenizer(directory, VOCAB_SIZE).special_ids
+    assert (ends["eot"], ends["eom"]) == (7, 8)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 7, 0, 8]}))
+    ends = read_tokenizer(directory, VOCAB_SIZE).special_ids  # <|endoftext|> needs no key
+    assert (ends["eot"], ends["eom"]) == (7, 8)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 7, 8, 9]}))
+    with pytest.raises(UnsupportedModel, match="a GGUF file can name two more ends"):
+        read_tokenizer(directory, VOCAB_SIZE)
     assert (found.add_bos, found.add_eos) == (False, False)
     assert len(found.tokens) == VOCAB_SIZE == len(found.types)
     kinds = {
