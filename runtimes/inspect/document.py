@@ -62,7 +62,8 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """One model. kind: gguf, onnx, openvino or safetensors. parameters: weights as they are before packing, a shared one once.
+    """One model. kind: gguf, onnx, openvino or safetensors. parameters: weights as they are before packing; a matrix that
+    two operators share counts once, one that is stored twice counts twice.
 
     size_bytes: of the stored tensors. bits_per_weight: of these over the parameters. made_by: the tools that left a name.
     quantization: in the file's own words. chat_template: None for a model that is no decoder.

@@ -11,6 +11,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,70 @@ def test_a_container_of_an_artifact_is_its_own_subject(reference_containers: Pat
     assert benchmark(tmp_path / "gguf", QUICK).containers[0].format == "gguf"
 
 
+def traced_decoder(source: Path, out: Path) -> Path:
+    """A decoder as torch traces it, with the inputs and outputs optimum gives it: no fused operator, no genai_config.json."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.cache_utils import DynamicCache
+
+    model = AutoModelForCausalLM.from_pretrained(
+        source, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    config = model.config
+    width = config.hidden_size // config.num_attention_heads
+
+    class Decoder(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, tokens: Any, attention_mask: Any, positions: Any, *past: Any) -> tuple[Any, ...]:
+            cache = DynamicCache(list(zip(past[::2], past[1::2], strict=True)))
+            places = torch.cumsum(attention_mask, -1) - 1
+            hidden = places[:, None, None, :] > positions[:, None, :, None]
+            mask = hidden.to(torch.float32) * -1e9
+            found = self.model(tokens, attention_mask=mask, position_ids=positions, past_key_values=cache)
+            return found.logits, *(item for layer in cache.layers for item in (layer.keys, layer.values))
+
+    names = [f"{layer}.{part}" for layer in range(config.num_hidden_layers) for part in ("key", "value")]
+    past = [torch.zeros(1, config.num_key_value_heads, 3, width) for _ in names]
+    tokens, mask, positions = torch.zeros(1, 2).long(), torch.ones(1, 5).long(), torch.arange(3, 5)[None]
+    inputs = ["input_ids", "attention_mask", "position_ids", *(f"past_key_values.{name}" for name in names)]
+    outputs = ["logits", *(f"present.{name}" for name in names)]
+    axes = {name: {0: "batch", 2 if "." in name else 1: f"length of {name}"} for name in (*inputs, *outputs)}
+    out.mkdir()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracer tells of each constant it takes
+        torch.onnx.export(
+            Decoder(), (tokens, mask, positions, *past), str(out / "model.onnx"), dynamo=False, opset_version=17,
+            input_names=inputs, output_names=outputs, dynamic_axes=axes,
+        )  # fmt: skip
+    for file in (*source.glob("*.json"), *source.glob("*.jinja")):
+        shutil.copy(file, out)
+    return out
+
+
+def test_a_traced_decoder_runs_and_is_told_to_be_slow(
+    tiny_llama_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = traced_decoder(tiny_llama_dir, tmp_path / "traced")
+    session = open_session("onnx", folder, EXACT)
+    logits = np.concatenate([session.feed(TOKENS[:5], all_logits=True), session.feed(TOKENS[5:6])])
+    expected = source_logits(tiny_llama_dir)
+    np.testing.assert_allclose(logits, expected[:6], atol=1e-4)
+    session.rewind(3)
+    np.testing.assert_allclose(session.feed(TOKENS[3:], all_logits=True), expected[3:], atol=1e-4)
+    found = inspect_path(folder)
+    assert found.engines[0].accepted and not found.has_errors
+    told = [problem.what for problem in found.problems]
+    assert (
+        len(told) == 2
+        and "attention is not fused: 2 Softmax" in told[0]
+        and "repeats the embedding" in told[1]
+    )
+    assert runs(folder, capsys)
+
+
 # From here on with the tools themselves, which take their time.
 
 
@@ -253,12 +318,12 @@ def optimum(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     return {"float": out / "float", "int4": out / "int4"}
 
 
-def source_logits() -> Any:
+def source_logits(source: Path = REFERENCE) -> Any:
     """Of transformers, in float32: [tokens, vocab_size]."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(REFERENCE, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
     with torch.no_grad():
         return model(torch.tensor([TOKENS])).logits[0].numpy()
 
