@@ -14,9 +14,14 @@ SMALLEST_SHARE = 0.5
 ATTENTION = ("attn", "attention")
 
 
+PRUNED = ("llama", "mistral", "qwen2")
+"""Families whose layers are Llama's; with a window they are not."""
+
+
 def can_prune(shape: ModelShape) -> bool:
-    """Whether `edgeport prune --ffn` knows this kind of model: dense, with one width for all layers."""
-    return shape.experts == 0 and shape.intermediate_size > shape.hidden_size > 0
+    """Whether `edgeport prune --ffn` knows this kind of model: Llama's layers, with one width for all of them."""
+    slides = any(cache.tokens(shape.context_length) < shape.context_length for cache in shape.caches)
+    return shape.family in PRUNED and not slides and shape.intermediate_size > shape.hidden_size > 0
 
 
 def snap_for(format_name: str, precision: str) -> int:

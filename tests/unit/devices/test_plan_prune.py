@@ -10,6 +10,20 @@ from edgeport.devices.plan_prune import can_prune, snap_for, widths, with_ffn_wi
 from edgeport.export.families.table import FAMILIES
 from edgeport.export.prune.snap import snap_for as exporter_snap
 
+MODEL_TYPES = {
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "mistral",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+    "Gemma2ForCausalLM": "gemma2",
+    "Gemma3ForCausalLM": "gemma3_text",
+    "Phi3ForCausalLM": "phi3",
+    "GraniteForCausalLM": "granite",
+    "Olmo2ForCausalLM": "olmo2",
+    "DeciLMForCausalLM": "nemotron-nas",
+}
+"""As transformers' configuration classes name them (Nemotron-NAS: its own code)."""
+
 
 def test_a_llama_loses_three_matrices_of_every_layer() -> None:
     shape = load_known("llama-3.1-8b")
@@ -35,9 +49,18 @@ def test_widths_go_down_in_whole_blocks_to_half(snap: int) -> None:
     assert all(width % snap == 0 for width in found[1:])
 
 
-def test_experts_are_not_pruned() -> None:
-    shape = load_known("mixtral-8x7b")
+@pytest.mark.parametrize(
+    "name",
+    ["mixtral-8x7b", "gemma-2-2b", "gemma-3-1b", "qwen3-0.6b", "phi-3-mini-4k", "mistral-7b-v0.1", "gpt2"],
+)
+def test_what_edgeport_prune_refuses_is_not_advised(name: str) -> None:
+    shape = load_known(name)
     assert not can_prune(shape) and len(widths(shape)) == 1
+
+
+@pytest.mark.parametrize("name", ["llama-3.1-8b", "smollm2-135m", "mistral-7b-v0.3", "qwen2.5-0.5b"])
+def test_llamas_layers_are_pruned_whatever_the_family_is_called(name: str) -> None:
+    assert can_prune(load_known(name))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +73,17 @@ def test_widths_are_rounded_as_the_exporter_does(format_name: str, precision: st
 
 def test_families_that_edgeport_converts_are_the_exporter_s() -> None:
     """The exporter's table names architectures, the plan model types."""
-    for name in ("llama-3.1-8b", "qwen2.5-0.5b"):
+    for name in (
+        "llama-3.1-8b",
+        "qwen2.5-0.5b",
+        "mistral-7b-v0.1",
+        "gemma-2-2b",
+        "gemma-3-1b",
+        "phi-3-mini-4k",
+        "qwen3-0.6b",
+    ):
         assert load_known(name).family in CONVERTED and export_note(load_known(name)) == ""
-    assert len(CONVERTED) == len(FAMILIES)
+    assert set(MODEL_TYPES) == set(FAMILIES)
+    assert set(CONVERTED) == {*MODEL_TYPES.values(), "gemma3"}
     assert "does not export family 'gpt2'" in export_note(load_known("gpt2"))
+    assert "does not export family 'mixtral'" in export_note(load_known("mixtral-8x7b"))
