@@ -46,6 +46,7 @@ ARCHITECTURES = {
     "qwen2-window": "granite_swa",
     "qwen3": "qwen3",
     "gemma2": "gemma2",
+    "gemma2-27b": "gemma2",
     "gemma3": "gemma3",
     "phi3": "phi3",
     "phi3-4k": "granite_swa",
@@ -53,6 +54,9 @@ ARCHITECTURES = {
     "granite": "granite",
     "olmo2": "olmo2",
 }
+DEEP = pytest.param("gemma2-27b", marks=pytest.mark.slow)
+"""46 layers: by their number llama.cpp knows the model."""
+NAMES = [name if name != "gemma2-27b" else DEEP for name in ARCHITECTURES]
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +179,7 @@ def relative_error(found: Floats, expected: Floats) -> float:
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", NAMES)
 def test_logits_and_greedy_tokens_agree_with_transformers(
     name: str, proof: MakeProof, opened: Callable[..., Session], tmp_path: Path
 ) -> None:
@@ -199,7 +203,7 @@ def _gelu_through_float16(x: Floats) -> Floats:
     return np.where(x <= -10, np.float32(0), np.where(x >= 10, x, table))
 
 
-@pytest.mark.parametrize("name", ["gemma2", "gemma3", "gemma2-27b"])
+@pytest.mark.parametrize("name", ["gemma2", "gemma3", DEEP])
 def test_what_gemma_differs_by_is_ggmls_table_of_gelu(
     name: str,
     proof: MakeProof,
@@ -207,8 +211,8 @@ def test_what_gemma_differs_by_is_ggmls_table_of_gelu(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Through 46 layers of random weights the table's rounding grows to several thousandths. The oracle with the same table comes
-    far nearer; what is left are values that round the other way because the last bit before the table differs."""
+    """The oracle with the same table comes far nearer; what is left are values that round the other way, because the last bit
+    before the table differs."""
     known = proof(name)
     (tmp_path / "safetensors").mkdir()
     options = WriteOptions("tiny", 64, NO_PROGRESS)
@@ -219,10 +223,10 @@ def test_what_gemma_differs_by_is_ggmls_table_of_gelu(
     with_table = oracle.feed(known.tokens, all_logits=True)
     oracle.close()
     explained, unexplained = (float(np.linalg.norm(found - want)) for want in (with_table, known.logits))
-    assert explained < 0.5 * unexplained
+    assert explained < 0.3 * unexplained
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_weight_reads_back_exactly(name: str, proof: MakeProof, tmp_path: Path) -> None:
     checkpoint = proof(name).checkpoint
     found = dict(read_weights(pack(checkpoint, tmp_path / "t.gguf")))
@@ -446,14 +450,14 @@ def test_what_no_architecture_computes_is_refused(name: str, family_twin: Callab
     assert any(reason in item for item in found), found
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", NAMES)
 def test_what_is_written_has_no_reason_against_it(name: str, proof: MakeProof) -> None:
     assert reasons_against(proof(name).checkpoint.spec) == []
 
 
-def test_27b_scales_scores_by_its_sizes(proof: MakeProof) -> None:
+def test_27b_scales_scores_by_its_sizes(family_twin: Callable[..., Path]) -> None:
     """Gemma 2 27B: 46 layers, query_pre_attn_scalar 144 = 4608 / 32 with heads of 128; a model of 42 layers is not taken for it."""
-    spec = proof("gemma2-27b").checkpoint.spec
+    spec = open_source(str(family_twin("gemma2-27b", tokenizer="qwen2", dtype="float32"))).spec
     assert reasons_against(spec) == []
     assert reasons_against(dataclasses.replace(spec, layers=42, windows=spec.windows[:42]))
 
