@@ -16,6 +16,8 @@ from edgeport.errors import UsageError
 LARGEST_HEADER_BYTES = 100_000_000
 MOST_ELEMENTS = 1 << 60
 MOST_DIMENSIONS = 16
+LONGEST_NAME = 200
+"""Of a file: longer ones no system takes."""
 INDEX_NAME = "model.safetensors.index.json"
 ELEMENT_BITS: Mapping[str, int] = {
     "F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16, "U16": 16,
@@ -86,7 +88,7 @@ def read_safetensors_folder(folder: Path) -> tuple[StoredTensor, ...]:
         raise UsageError(f"{index} has no weight_map of names to files")
     found: dict[str, StoredTensor] = {}
     for name in sorted(set(places.values())):
-        if Path(name).name != name or not (folder / name).is_file():
+        if Path(name).name != name or len(name) > LONGEST_NAME or not (folder / name).is_file():
             raise UsageError(f"{index} names the file {name!r:.80}, which is not in {folder}")
         found |= {tensor.name: tensor for tensor in read_safetensors_header(folder / name)}
     missing = sorted(set(places) - set(found))

@@ -33,6 +33,7 @@ _JSON_FILES = (
     "tokenizer.json", "tokenizer_config.json", "generation_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "chat_template.json",
 )  # fmt: skip
+_PROBE = "def area(x):\n\treturn 1.5\r\n " + "".join(map(chr, range(33, 0x250))) + " 你好 😀"
 _LARGEST_JSON_BYTES = 64 << 20
 _DEEPEST, _MOST_VALUES = 32, 200_000
 
@@ -142,8 +143,12 @@ def _check_tokenizer(path: Path) -> None:
     with missing_extra("export", purpose="reading tokenizer.json"):
         from tokenizers import Tokenizer
     try:
-        Tokenizer.from_file(str(path))
-    except Exception as error:
+        tokenizer = Tokenizer.from_file(str(path))
+        for special in (True, False):
+            tokenizer.decode(tokenizer.encode(_PROBE, add_special_tokens=special).ids)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
         raise UsageError(
             f"{path} cannot be read by the tokenizers library: {str(error)[:200]}", hint=_FETCH_AGAIN
         ) from error

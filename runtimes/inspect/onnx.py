@@ -91,7 +91,7 @@ def onnx_file(path: Path, files: SideFiles) -> Path:
         return path
     named = mapping(files.genai_model().get("decoder")).get("filename")
     names = [named] if isinstance(named, str) and named else [USUAL_NAME]
-    found = [path / name for name in names if (path / name).is_file()] or sorted(path.glob("*.onnx"))
+    found = [path / name for name in names if files.has(name)] or sorted(path.glob("*.onnx"))
     if not found:
         raise UsageError(f"there is no {names[0]} in {path}", hint="copy the whole folder")
     if len(found) > 1 and found[0].name not in names:

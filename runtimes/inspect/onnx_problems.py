@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from edgeport.devices.safetensors_header import LONGEST_NAME
 from edgeport.runtimes.inspect.document import Problem, error, warning
 from edgeport.runtimes.inspect.equal_bytes import StoredAt, are_equal
 from edgeport.runtimes.inspect.onnx_header import Initializer, OnnxHeader
@@ -89,7 +90,12 @@ def _data_file_problems(folder: Path, location: str, stops: list[int]) -> Iterat
 def is_beside(location: str) -> bool:
     """Whether a relative path stays in the folder it starts from."""
     parts = Path(location).parts
-    return bool(parts) and not Path(location).is_absolute() and ".." not in parts
+    return (
+        bool(parts)
+        and max(map(len, parts)) <= LONGEST_NAME
+        and not Path(location).is_absolute()
+        and ".." not in parts
+    )
 
 
 def speed_problems(graph: Graph) -> Iterator[Problem]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeport.devices.safetensors_header import INDEX_NAME, read_safetensors_header
+from edgeport.devices.safetensors_header import INDEX_NAME, LONGEST_NAME, read_safetensors_header
 from edgeport.errors import UsageError
 from edgeport.runtimes.inspect.document import (
     Inspection,
@@ -139,7 +139,8 @@ def _indexed(folder: Path) -> tuple[dict[str, str], list[Problem]]:
     document = read_object(folder / INDEX_NAME)
     places = document if isinstance(document, str) else document.get("weight_map")
     if not isinstance(places, dict) or not all(
-        isinstance(file, str) and Path(file).name == file for file in places.values()
+        isinstance(file, str) and Path(file).name == file and len(file) <= LONGEST_NAME
+        for file in places.values()
     ):
         what = (
             f"{INDEX_NAME} {document}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgeport.devices.safetensors_header import LONGEST_NAME
 from edgeport.runtimes.inspect.document import Problem, Shapes, error
 
 CONFIG, GENERATION, TOKENIZER = "config.json", "generation_config.json", "tokenizer.json"
@@ -46,7 +47,7 @@ class SideFiles:
         return self.documents.get(name, {})
 
     def has(self, name: str) -> bool:
-        return (self.folder / name).is_file()
+        return len(name) <= LONGEST_NAME and (self.folder / name).is_file()
 
     def config(self) -> Mapping[str, Any]:
         """config.json; of a model with an image encoder the language model's part over it."""

@@ -72,6 +72,13 @@ def write(name: str, text: str) -> Change:
     return lambda folder: (folder / name).write_text(text) and None
 
 
+def without_a_special_token(folder: Path) -> None:
+    """The template puts a token before each text that nobody defines: the library's native code panics."""
+    document = json.loads((folder / "tokenizer.json").read_text())
+    document["post_processor"]["single"][0] = {"SpecialToken": {"id": "<nowhere>", "type_id": 0}}
+    (folder / "tokenizer.json").write_text(json.dumps(document))
+
+
 def cut(folder: Path) -> None:
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1000])
@@ -114,6 +121,7 @@ REFUSALS: Mapping[str, tuple[Change, str, str]] = {
     "tokenizer of another kind": (
         write("tokenizer.json", '{"model": {"type": "Magic"}}'), "cannot be read by the tokenizers library", "fetch the file",
     ),
+    "tokenizer that contradicts itself": (without_a_special_token, "cannot be read by the tokenizers library", "fetch the file"),
     "settings that are no JSON": (write("tokenizer_config.json", "{"), "tokenizer_config.json is not JSON", "fetch the file"),
     "settings without end": (
         write("generation_config.json", "[" * 100_000), "generation_config.json is not JSON", "fetch the file",

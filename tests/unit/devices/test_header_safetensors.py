@@ -93,6 +93,7 @@ def test_shards_are_found_by_their_index(model: Path) -> None:
     [
         ({"weight_map": {"a.weight": "../model.safetensors"}}, "names the file"),
         ({"weight_map": {"a.weight": "other.safetensors"}}, "names the file"),
+        ({"weight_map": {"a.weight": "a" * 5000}}, "names the file"),
         ({"weight_map": {"z": "model.safetensors"}}, "its file does not hold"),
         ({"weight_map": {"a.weight": 3}}, "no weight_map"),
         ([], "no weight_map"),
