@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 
 from edgeport.errors import UnsupportedModel
 from edgeport.export.families.decoder import DecoderSpec
+from edgeport.export.formats.gguf_architecture import NEEDS, architecture
 from edgeport.export.formats.table import get_format
 from edgeport.export.native_plan import NativePlan
 from edgeport.export.recipe import Recipe
 from edgeport.export.source import SourceModel
+from edgeport.manifest import base_format
 
 
 def supported_formats(
@@ -29,6 +31,15 @@ def supported_formats(
         told = "; ".join(f"{name}: {', '.join(why)}" for name, why in refused.items())
         raise UnsupportedModel(f"no format can hold this model with recipe {recipe.name}: {told}")
     return tuple(name for name in reasons if name not in refused), refused
+
+
+def container_notes(spec: DecoderSpec, formats: Sequence[str]) -> tuple[str, ...]:
+    """What people should know of a container before it is made: where it needs a younger engine than others do."""
+    gguf = [name for name in formats if base_format(name) == "gguf"]
+    if not gguf:
+        return ()
+    found = NEEDS.get(architecture(spec))
+    return () if found is None else (f"{', '.join(gguf)}: {found}",)
 
 
 def snapped_blocks(spec: DecoderSpec, recipe: Recipe) -> tuple[str, ...]:

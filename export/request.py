@@ -12,7 +12,12 @@ from edgeport.devices.match import Fit, fits, require_fit
 from edgeport.devices.probe import available_threads
 from edgeport.devices.profile import DeviceProfile
 from edgeport.errors import DoesNotFit, UnsupportedModel, UsageError
-from edgeport.export.expressible import snapped_blocks, supported_formats, unmatched_overrides
+from edgeport.export.expressible import (
+    container_notes,
+    snapped_blocks,
+    supported_formats,
+    unmatched_overrides,
+)
 from edgeport.export.formats.table import FORMATS
 from edgeport.export.gate.heldout import HeldoutText, find_heldout
 from edgeport.export.gate.ladder import Rung, rungs
@@ -288,7 +293,11 @@ def _plan_with_solver(
         threads=frame.threads,
         disk_bytes=disk_bytes + sum(packed.values()),
         ram_bytes=max(conversion.peak_bytes, preparation.ram_bytes if preparation is not None else 0),
-        notes=(*unmatched_overrides(spec, recipe), *snapped_blocks(spec, recipe)),
+        notes=(
+            *container_notes(spec, formats),
+            *unmatched_overrides(spec, recipe),
+            *snapped_blocks(spec, recipe),
+        ),
         solver=solver,
         mix=mix,
         calibration=plan_calibration(spec, request.calibration, heldout, reasons) if reasons else None,

@@ -76,6 +76,11 @@ FAMILIES: Mapping[str, str] = {
     "olmo2": "olmo2",
 }
 """The architecture that llama.cpp's own converter takes for a family; `architecture` says when it has to be another."""
+NEEDS: Mapping[str, str] = {
+    "granite_swa": "llama.cpp's other architectures have no sliding window for such a layer, so this file is a granite_swa, which "
+    "older versions do not know (llama-cpp-python 0.3.36 does)"
+}
+"""What a file needs that most do not, for people."""
 _LAYERS_OF_27B: Mapping[str, int] = {"gemma2": 46, "gemma3": 62}
 """By this number of layers llama.cpp knows the models whose scores are scaled by hidden_size / heads."""
 

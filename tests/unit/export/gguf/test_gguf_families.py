@@ -15,6 +15,7 @@ import pytest
 from edgeport.devices.gguf_shape import shape_from_gguf
 from edgeport.errors import ArtifactError
 from edgeport.export.checkpoint import Checkpoint
+from edgeport.export.expressible import container_notes
 from edgeport.export.families.decoder import BlockStyle, DecoderSpec, LayerShape, RopeSpec
 from edgeport.export.formats import gguf_metadata, gguf_tensors
 from edgeport.export.formats.base import WriteOptions
@@ -483,3 +484,14 @@ def test_the_shape_in_the_file_is_the_models(name: str, proof: MakeProof, tmp_pa
     assert [cache.window for cache in shape.caches] == list(spec.windows or (None,) * spec.layers)
     assert {(cache.kv_heads, cache.key_dim) for cache in shape.caches} == {(spec.kv_heads, spec.head_dim)}
     assert sum(item.parameters for item in shape.tensors if item.role != "other") == spec.parameters()
+
+
+def test_people_are_told_that_a_file_needs_a_younger_llama_cpp(family_twin: Callable[..., Path]) -> None:
+    specs = {
+        name: open_source(str(family_twin(name, tokenizer="qwen2", dtype="float32"))).spec
+        for name in ("mistral", "mistral-v0.3", "gemma3")
+    }
+    told = {name: container_notes(spec, ("onnx", "gguf", "gguf-q4_k_m")) for name, spec in specs.items()}
+    assert told["mistral-v0.3"] == told["gemma3"] == container_notes(specs["mistral"], ("onnx",)) == ()
+    (note,) = told["mistral"]
+    assert note.startswith("gguf, gguf-q4_k_m: ") and "granite_swa" in note
