@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,8 @@ def read_source_spec(directory: Path) -> DecoderSpec:
         ) from error
 
 
-def read_source_config(directory: Path) -> Mapping[str, Any]:
+def read_source_config(directory: Path, known: Collection[str] = FAMILIES) -> Mapping[str, Any]:
+    """known: architectures that are built here, and need no code of the model's own."""
     path = directory / "config.json"
     try:
         if path.stat().st_size > LARGEST_CONFIG_BYTES:
@@ -70,7 +71,7 @@ def read_source_config(directory: Path) -> Mapping[str, Any]:
     problems = list(_impossible(config))
     if problems:
         raise UsageError(f"{path} cannot be used: {'; '.join(problems[:5])}", hint=_HINT)
-    refuse_own_code(config)
+    refuse_own_code(config, known)
     return config
 
 
@@ -101,7 +102,7 @@ def _impossible(config: Mapping[str, Any]) -> Iterator[str]:
             waiting += [(depth + 1, item) for item in value]
 
 
-def refuse_own_code(config: Mapping[str, Any]) -> None:
+def refuse_own_code(config: Mapping[str, Any], known: Collection[str]) -> None:
     """Code that a model brings is never run. It is not needed where edgeport builds the architecture itself.
 
     Raises UnsupportedModel where `auto_map` names another class, whose arithmetic nobody here knows.
@@ -110,14 +111,18 @@ def refuse_own_code(config: Mapping[str, Any]) -> None:
     if not own:
         return
     architectures = config.get("architectures")
-    known = [name for name in architectures if name in FAMILIES] if isinstance(architectures, list) else []
-    named = own.get("AutoModelForCausalLM") if isinstance(own, Mapping) else str(own)
-    is_same = named is None or str(named).rpartition(".")[2] in known
-    if not known or not is_same:
+    built = [name for name in architectures if name in known] if isinstance(architectures, list) else []
+    named = (
+        [str(name) for key, name in own.items() if key.startswith("AutoModel")]
+        if isinstance(own, Mapping)
+        else [str(own)]
+    )
+    foreign = [name for name in named if name.rpartition(".")[2] not in built]
+    if not built or foreign:
         raise UnsupportedModel(
-            f"this model brings code of its own (auto_map: {str(named or own)[:80]}), which edgeport never runs",
+            f"this model brings code of its own (auto_map: {', '.join(foreign or named)[:80]}), which edgeport never runs",
             hint="give a model whose architecture transformers has built in, or a conversion of this one to such an "
-            f"architecture; edgeport itself builds {', '.join(FAMILIES)}",
+            f"architecture; edgeport itself builds {', '.join(known)}",
         )
 
 

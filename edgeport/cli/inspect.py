@@ -68,8 +68,13 @@ def _export_verdict(folder: Path) -> EngineVerdict:
 
     try:
         with missing_extra("export", purpose="an export"):
-            from edgeport.export.source_config import check_weight_files, read_source_spec
-        read_source_spec(folder)
+            from edgeport.export.encoders.source import names_encoder
+            from edgeport.export.encoders.table import ARCHITECTURES, read_encoder_spec
+            from edgeport.export.source_config import check_weight_files, read_source_config, read_source_spec
+        if names_encoder(str(folder)):
+            read_encoder_spec(read_source_config(folder, ARCHITECTURES))
+        else:
+            read_source_spec(folder)
         check_weight_files(folder)
     except EdgeportError as error:
         return EngineVerdict("edgeport export", False, error.message)

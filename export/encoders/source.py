@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeport.errors import UnsupportedModel, UsageError
+from edgeport.errors import UnsupportedModel
 from edgeport.export.encoders.sentence_transformers import read_settings, side_files
 from edgeport.export.encoders.spec import POSITIONS, EncoderSpec
-from edgeport.export.encoders.table import EncoderFamily, is_encoder, read_encoder_spec
+from edgeport.export.encoders.table import ARCHITECTURES, EncoderFamily, is_encoder, read_encoder_spec
 from edgeport.export.safetensors_file import SafetensorsFolder
+from edgeport.export.source_config import check_side_files, check_weight_files, read_source_config
 from edgeport.manifest import SourceFacts
 from edgeport.runtimes.encoder_settings import EncoderSettings
 
@@ -81,14 +82,9 @@ def names_encoder(model: str) -> bool:
 def open_encoder_source(model: str) -> EncoderSource:
     """Open a folder. Raises UsageError for a folder without weights, UnsupportedModel with all reasons for what does not fit."""
     directory = Path(model)
-    path = directory / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise UsageError(f"{path} holds {type(config).__name__}, expected an object")
-    spec, family = read_encoder_spec(config)
+    spec, family = read_encoder_spec(read_source_config(directory, ARCHITECTURES))
+    check_weight_files(directory)
+    check_side_files(directory)
     settings = read_settings(directory, spec)
     weights = SafetensorsFolder(directory)
     names = _resolve(directory, spec, family, weights)

@@ -195,3 +195,34 @@ def test_a_chat_without_a_template(folder: Path, capsys: pytest.CaptureFixture[s
     told = capsys.readouterr().err
     assert "this model has no chat template" in told and "give it a plain prompt" in told
     assert main([word for word in words if word != "--chat"]) == 0
+
+
+@pytest.fixture
+def encoder(tiny_llama_dir: Path, tmp_path: Path) -> Path:
+    from transformers import BertConfig, BertModel
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    folder = tmp_path / "model"
+    BertModel(BertConfig(vocab_size=512, max_position_embeddings=64, **sizes)).save_pretrained(folder)
+    shutil.copy(tiny_llama_dir / "tokenizer.json", folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name", ["own code", "own code of its class", "pickled", "shard", "huge", "settings that are no JSON"]
+)
+def test_encoders_are_checked_alike(name: str, encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change, reason, cure = REFUSALS.get(
+        name, (own_code("NomicBertModel"), "NomicBertModel), which edgeport never runs", "")
+    )
+    assert main(["inspect", str(encoder)]) == 0
+    assert "edgeport export  accepted" in capsys.readouterr().out
+    if name == "own code":
+        change = own_code("OwnModel", architectures=["OwnModel"])
+        reason = "code of its own (auto_map: modeling_own.OwnModel)"
+    change(encoder)
+    before = contents(encoder.parent)
+    assert main(["export", str(encoder), "--device", "edge", "-o", str(encoder.parent / "out")]) == 2
+    told = capsys.readouterr().err
+    assert reason in told and cure in told
+    assert contents(encoder.parent) == before
