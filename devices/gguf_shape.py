@@ -58,7 +58,7 @@ def shape_from_gguf(path: Path) -> ModelShape:
     hidden = fields.size("embedding_length")
     return ModelShape(
         name=path.stem,
-        family=MODEL_TYPES.get(fields.architecture, fields.architecture),
+        family=fields.family,
         hidden_size=hidden,
         intermediate_size=max(fields.per_layer("feed_forward_length", layers, default=0)),
         heads=heads,
@@ -104,6 +104,14 @@ class _Metadata:
         if isinstance(value, (tuple, ArrayLength)):
             raise UsageError(f"{self._name}: {self.architecture}.{key} must have {layers} entries")
         return (self.size(key, default=default),) * layers
+
+    @property
+    def family(self) -> str:
+        """`granite_swa` computes Mistral and others too: edgeport's own files say whose network theirs is."""
+        own = self._values.get("edgeport.family")
+        if self.architecture == "granite_swa" and isinstance(own, str):
+            return own
+        return MODEL_TYPES.get(self.architecture, self.architecture)
 
     def layers_that_slide(self, layers: int) -> Sequence[bool] | None:
         """Where the file says it of every layer."""

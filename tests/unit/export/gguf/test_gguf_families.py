@@ -481,6 +481,7 @@ def test_the_shape_in_the_file_is_the_models(name: str, proof: MakeProof, tmp_pa
     """Plans and forecasts of memory read it: every layer's window, the fused matrices, no sinks among the weights."""
     spec = proof(name).checkpoint.spec
     shape = shape_from_gguf(pack(proof(name).checkpoint, tmp_path / "t.gguf"))
+    assert shape.family.removesuffix("_text") == spec.family
     assert [cache.window for cache in shape.caches] == list(spec.windows or (None,) * spec.layers)
     assert {(cache.kv_heads, cache.key_dim) for cache in shape.caches} == {(spec.kv_heads, spec.head_dim)}
     assert sum(item.parameters for item in shape.tensors if item.role != "other") == spec.parameters()
