@@ -12,11 +12,13 @@ shipped; OpenVINO GenAI refuses the folder instead of reading other tokens.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from edgeport.errors import MissingExtra
 from edgeport.export.verify.openvino_tokens import NOTE, difference
@@ -88,10 +90,41 @@ def convert(source: Path, target: Path) -> None:
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = PreTrainedTokenizerFast.from_pretrained(source, local_files_only=True)
+    _split_digits(tokenizer.backend_tokenizer)
+    _drop_private_characters(tokenizer.backend_tokenizer)
     models = convert_tokenizer(tokenizer, with_detokenizer=True, skip_special_tokens=True)
     for model, stem in zip(models, _STEMS, strict=True):
         # as it is: half precision would change the scores of a unigram vocabulary
         openvino.save_model(model, target / f"{stem}.xml", compress_to_fp16=False)
+
+
+# Digits one by one, then GPT-2's pattern on what lies between them, in one: there a run of spaces before a number ends the text
+_DIGITS_THEN_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?=\p{N})|\s+(?!\S)|\s+"
+
+
+def _split_digits(tokenizer: Any) -> None:
+    """Write Digits and ByteLevel of SmolLM and Granite as one pattern that means the same.
+
+    openvino_tokenizers puts the two together itself, and then cuts several spaces before a number otherwise.
+    """
+    from tokenizers import Regex
+    from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
+
+    steps = (json.loads(tokenizer.to_str())["pre_tokenizer"] or {}).get("pretokenizers", [])
+    if len(steps) != 2 or steps[0] != {"type": "Digits", "individual_digits": True}:
+        return
+    if steps[1]["type"] == "ByteLevel" and steps[1]["use_regex"] and not steps[1]["add_prefix_space"]:
+        split = Split(Regex(_DIGITS_THEN_GPT2), "isolated")
+        tokenizer.pre_tokenizer = Sequence([split, ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+def _drop_private_characters(tokenizer: Any) -> None:
+    """BertNormalizer drops them and U+FFFD with the control characters; openvino_tokenizers makes unknown words of them."""
+    from tokenizers import Regex
+    from tokenizers.normalizers import BertNormalizer, Replace, Sequence
+
+    if isinstance(tokenizer.normalizer, BertNormalizer) and tokenizer.normalizer.clean_text:
+        tokenizer.normalizer = Sequence([Replace(Regex("[\\p{Co}\ufffd]"), ""), tokenizer.normalizer])
 
 
 def _main() -> None:

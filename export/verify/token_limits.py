@@ -51,6 +51,8 @@ def token_limits(document: Mapping[str, Any]) -> tuple[TokenLimit, ...]:
     elif strips := _stripping_tokens(document):
         limits.append(_spaces_beside(strips))
     contents = [token["content"] for token in document.get("added_tokens", ())]
+    if ordinary := _ordinary_names(document) - set(contents):
+        limits.append(_taken_for_special(sorted(ordinary)))
     if document["model"].get("byte_fallback") and any(set(content) == {_SPACE} for content in contents):
         limits.append(_WRITTEN_SPACES)
     if shared := _overlaps(contents):
@@ -95,6 +97,33 @@ _WRITTEN_SPACES = TokenLimit(
     "takes \u2581 written in a text for a space like any other, where tokenizer.json has a token for several of them",
     lambda text: text.replace(_SPACE, " "),
 )
+# Whatever a vocabulary says of them, llama.cpp takes tokens of these names for special ones (llama_vocab::impl::load)
+_SPECIAL_NAMES = frozenset(
+    re.findall(
+        r"\S+",
+        "<|eot_id|> <|im_end|> <|end|> <end_of_turn> <|endoftext|> <|end_of_text|> <EOT> _<EOT> [EOT] <｜end▁of▁sentence｜> "
+        "<end_of_utterance> <|eom_id|> <|return|> <|call|> <|flush|> <|calls|> </s> [EOS] <eos> <turn|> <|tool_response> [e~[ "
+        "<|fim_prefix|> <fim-prefix> <fim_prefix> <｜fim▁begin｜> <PRE> ▁<PRE> <|code_prefix|> <|prefix|> <|fim_suffix|> "
+        "<fim-suffix> <fim_suffix> <｜fim▁hole｜> <SUF> ▁<SUF> <|code_suffix|> <|suffix|> <|fim_middle|> <fim-middle> "
+        "<fim_middle> <｜fim▁end｜> <MID> ▁<MID> <|code_middle|> <|middle|> <|fim_pad|> <fim-pad> <fim_pad> <PAD> [PAD] "
+        "<|fim_repo|> <|repo_name|> <fim-repo> <REPO> <reponame> <|file_sep|>",
+    )
+)
+
+
+def _ordinary_names(document: Mapping[str, Any]) -> set[str]:
+    vocab = document["model"]["vocab"]
+    texts = vocab.keys() if isinstance(vocab, Mapping) else (entry[0] for entry in vocab)
+    return {text for text in texts if text in _SPECIAL_NAMES}
+
+
+def _taken_for_special(names: Sequence[str]) -> TokenLimit:
+    """Qwen2's vocabulary has an ordinary token `</s>`, which its own pre-tokenizer never puts together."""
+    what = f"takes {', '.join(names)} written in a text for a special token, which it is not here"
+    pattern = re.compile("|".join(map(re.escape, names)))
+    return TokenLimit("names of special tokens", what, lambda text: pattern.sub(" ", text))
+
+
 _WRITTEN_BEGINNINGS = TokenLimit(
     "written \u2581",
     "takes \u2581 written in a text for the beginning of a word",

@@ -92,6 +92,7 @@ class _ByteLevel:
     end_of_turn: str | None = None
     template: str | None = None
     size: int = 640
+    unreachable: Sequence[str] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -218,6 +219,8 @@ def _byte_level(description: _ByteLevel) -> _Layout:
         tokenizer.normalizer = normalizers.NFC()
     tokenizer.decoder = decoders.ByteLevel()
     document = json.loads(tokenizer.to_str())
+    vocab = document["model"]["vocab"]
+    vocab.update({text: len(vocab) + at for at, text in enumerate(description.unreachable)})
     _added_tokens(document, [*description.first, *description.last])
     _surround(document, description.around, roberta=description.roberta)
     return _Layout(
@@ -311,6 +314,9 @@ def _qwen2() -> _Layout:
             settings,
             last=[*special, *ordinary],
             composes=True,
+            unreachable=[
+                "</s>"
+            ],  # an ordinary token of the real vocabulary, over which the pattern never lets a word reach
             end_of_turn="<|endoftext|>",
             template=CHATML,
         )

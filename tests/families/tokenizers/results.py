@@ -22,12 +22,13 @@ class Result:
 
 _COMPOSED = "decomposed letters"
 _UNIGRAM = f"{_COMPOSED}, accents on replaced characters"
+_BYTE_NAMES = "the name of a byte token (<0x0A>) written in a text"
 _BERT = "rare whitespace, long words, letters, written \u2581"
 
 RESULTS: tuple[Result, ...] = (
     Result("gpt2", "gguf", "equal"),
     Result("llama3", "gguf", "equal"),
-    Result("qwen2", "gguf", "limited", _COMPOSED),
+    Result("qwen2", "gguf", "limited", f"{_COMPOSED}, names of special tokens"),
     Result("smollm", "gguf", "equal"),
     Result("olmo2", "gguf", "limited", "overlapping tokens"),
     Result("granite", "gguf", "equal"),
@@ -41,6 +42,25 @@ RESULTS: tuple[Result, ...] = (
     Result("wordpiece-cased", "gguf", "limited", _BERT),
     Result("unigram", "gguf", "limited", _UNIGRAM),
     Result("t5", "gguf", "limited", _UNIGRAM),
+    Result("gpt2", "openvino", "equal"),
+    Result("llama3", "openvino", "equal"),
+    Result("qwen2", "openvino", "limited", "letters with several accents in decomposed form"),
+    Result("smollm", "openvino", "equal"),
+    Result("olmo2", "openvino", "equal"),
+    Result("granite", "openvino", "equal"),
+    Result("opt", "openvino", "equal"),
+    Result("roberta", "openvino", "equal"),
+    Result("llama2-spm", "openvino", "limited", _BYTE_NAMES),
+    Result("mistral-spm", "openvino", "limited", _BYTE_NAMES),
+    Result("phi3-spm", "openvino", "limited", _BYTE_NAMES),
+    Result("gemma-spm", "openvino", "refused", "its detokenizer takes <code> for a byte"),
+    Result("wordpiece", "openvino", "equal"),
+    Result("wordpiece-cased", "openvino", "limited", "words of more than 100 bytes"),
+    Result("unigram", "openvino", "limited", "accents on replaced characters"),
+    Result("t5", "openvino", "limited", "accents on replaced characters"),
+    Result("phi4-mini", "openvino", "equal"),
+    Result("tekken", "openvino", "equal"),
+    Result("llama2-resaved", "openvino", "limited", _BYTE_NAMES),
     Result("phi4-mini", "gguf", "refused", "has no pre-tokenizer for this tokenizer.json"),
     Result("tekken", "gguf", "refused", "has no pre-tokenizer for this tokenizer.json"),
     Result("llama2-resaved", "gguf", "refused", "no whitespace rule"),
