@@ -10,6 +10,11 @@ from edgeport.errors import UsageError
 
 LLAMA_CPP_WINDOWS = ("gemma2", "gemma3_text", "gpt_oss", "cohere2")
 """Families whose sliding windows llama.cpp applies; for others it keeps the whole context (Mistral 0.1, Phi-3, Qwen2)."""
+CAPPED_FAMILIES = ("gemma2",)
+"""Families whose scores are soft-capped: OpenVINO has no such attention, edgeport's graph spells it out."""
+OPENVINO_CAPPED_BITS = 136
+"""17 bytes a value, whatever is asked: the state, its rows by beam_idx and a lengthened copy, for each layer. Growth of the resident
+memory from 2,000 to 8,000 tokens, 4 layers of 4 heads of 256 (2026.4)."""
 LATENT_FAMILIES = ("deepseek_v2", "deepseek_v3")
 
 
@@ -55,7 +60,8 @@ def kv_cache_bytes(
     if asked not in rules.bits:
         allowed = ", ".join(map(str, rules.bits))
         raise UsageError(f"{engine} keeps no cache of {asked} bits", hint=f"it can be {allowed} bits")
-    stored_bits = rules.bits[asked]
+    capped = engine == "openvino" and shape.family in CAPPED_FAMILIES
+    stored_bits = OPENVINO_CAPPED_BITS if capped else rules.bits[asked]
     slides = rules.windows and (engine != "llama.cpp" or shape.family in LLAMA_CPP_WINDOWS)
     total = 0.0
     for cache in shape.caches:

@@ -22,14 +22,21 @@ _MASKED = -65504.0  # float16's lowest: minus infinity makes NaN of a row that i
 
 
 class Masks:
-    """attention_mask: [batch, past + seq] i64, 0 for padding. batch, length: [1] i64, of the new tokens."""
+    """attention_mask: [batch, past + seq] i64, 0 for padding. batch, length: [1] i64, of the new tokens.
 
-    def __init__(self, attention_mask: Node, batch: Node, length: Node) -> None:
+    multiple: masks cover `rest` [1] i64 more keys, which nobody sees, so that the number of all is a multiple of it.
+    """
+
+    def __init__(self, attention_mask: Node, batch: Node, length: Node, multiple: int = 1) -> None:
         total = element(ops.shape_of(attention_mask, output_type="i64"), 1)
-        end = ops.squeeze(total, vector(0))
         past = ops.squeeze(ops.subtract(total, length), vector(0))
-        keys = ops.range(scalar(0), end, scalar(1), output_type="i64")
-        queries = ops.range(past, end, scalar(1), output_type="i64")
+        queries = ops.range(past, ops.squeeze(total, vector(0)), scalar(1), output_type="i64")
+        if multiple > 1:
+            self.rest = ops.floor_mod(ops.negative(total), vector(multiple))
+            nobody = ops.broadcast(scalar(0), ops.concat([batch, self.rest], axis=0))
+            attention_mask = ops.concat([attention_mask, nobody], axis=1)
+            total = ops.add(total, self.rest)
+        keys = ops.range(scalar(0), ops.squeeze(total, vector(0)), scalar(1), output_type="i64")
         self._shape = ops.concat([batch, vector(1), length, total], axis=0)
         self._keys = ops.unsqueeze(keys, vector(0))  # [1, past + seq]
         self._queries = ops.unsqueeze(queries, vector(1))  # [seq, 1]
@@ -38,7 +45,7 @@ class Masks:
         self._drawn: dict[int | None, Node] = {}
 
     def of(self, window: int | None) -> Node:
-        """[batch, 1, seq, past + seq] float32: query i at place past + i sees what is no padding up to its own place, and of
+        """[batch, 1, seq, past + seq + rest] float32: query i at place past + i sees what is no padding up to its own place, and of
         that the last `window` keys, its own included."""
         if window not in self._drawn:
             self._drawn[window] = self._all() if window is None else self._last(window)

@@ -141,6 +141,12 @@ def test_a_files_size_is_divided_evenly(smollm: ModelShape) -> None:
     assert parts.embedding_bytes / parts.size_bytes == pytest.approx(49152 * 576 / smollm.parameters)
 
 
+def test_attention_that_openvino_spells_out_keeps_several_copies(smollm: ModelShape) -> None:
+    capped = dataclasses.replace(smollm, family="gemma2")
+    assert kv_cache_bytes(capped, "openvino", 4096) == 17 * kv_cache_bytes(smollm, "openvino", 4096) / 2
+    assert kv_cache_bytes(capped, "onnxruntime", 4096) == kv_cache_bytes(smollm, "onnxruntime", 4096)
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_engine_grows_with_context_and_sums_its_terms(engine: str, smollm: ModelShape) -> None:
     small = estimate_memory(smollm, 90 * MIB, engine, Workload(512))

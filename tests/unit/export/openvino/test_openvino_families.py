@@ -145,6 +145,23 @@ def test_a_long_rope_model_is_not_run_past_its_short_factors(case: Callable[[str
     session.close()
 
 
+def test_products_spelt_out_have_few_shapes(case: Callable[[str], Case]) -> None:
+    """The plug-in makes a kernel for each shape and keeps it: keys are counted in steps of 256."""
+    core = openvino.Core()
+    model = core.read_model(str(case("gemma2").folder / "openvino_model.xml"))
+    shares = next(node for node in model.get_ordered_ops() if node.get_type_name() == "Softmax")
+    model.add_outputs([shares.output(0)])
+    request = core.compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": 1}).create_infer_request()
+    keys = []
+    for count in (1, 2, 253, 1):
+        seen = sum(keys_of for keys_of, _ in keys) + count
+        positions = np.arange(seen - count, seen)[None]
+        inputs = {"input_ids": np.full((1, count), 5), "attention_mask": np.ones((1, seen), np.int64)}
+        request.infer({**inputs, "position_ids": positions, "beam_idx": np.zeros(1, np.int32)})
+        keys.append((count, request.get_output_tensor(1).shape[-1]))
+    assert keys == [(1, 256), (2, 256), (253, 256), (1, 512)]
+
+
 def block(spec: DecoderSpec, **changes: Any) -> DecoderSpec:
     return replace(spec, block=replace(spec.block, **changes))
 
