@@ -117,7 +117,8 @@ def container_digests(encoder: PackedEncoder) -> dict[str, str]:
     digests = {record.name: record.digest for record in checkpoint.records}
     if encoder.recipe.activations != "float":
         for item in encoder.spec.tensors():
-            if item.role == "linear" and not item.name.startswith(POOLER):
+            is_float = not checkpoint.record(item.name).scheme.is_quantized
+            if item.role == "linear" and is_float and not item.name.startswith(POOLER):
                 codes, scales = row_codes(checkpoint.tensor(item.name).dequantize(), encoder.int8)
                 digests[item.name] = tensor_digest(codes.astype("float32") * scales[:, None])
                 checkpoint.release(item.name)

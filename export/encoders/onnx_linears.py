@@ -53,15 +53,19 @@ class StoredLinears:
 
 
 class DynamicLinears:
-    """INT8 codes with one scale per row; activations get a scale of their own in each call (DynamicQuantizeMatMul)."""
+    """INT8 codes with one scale per row; activations get a scale of their own in each call (DynamicQuantizeMatMul). What the
+    checkpoint holds as codes stays as it is (StoredLinears)."""
 
     def __init__(self, checkpoint: StoredTensors, weights: Int8Range) -> None:
         self._checkpoint, self._range = checkpoint, weights
+        self._stored = StoredLinears(checkpoint)
 
     def operators(self, names: Sequence[str]) -> Mapping[str, int]:
-        return {"DynamicQuantizeMatMul": len(names)}
+        return _with_stored(self._checkpoint, "DynamicQuantizeMatMul", names)
 
     def __call__(self, nodes: GraphNodes, name: str, hidden: str) -> str:
+        if self._checkpoint.record(name).scheme.is_quantized:
+            return self._stored(nodes, name, hidden)
         codes, scales = row_codes(self._checkpoint.tensor(name).dequantize(), self._range)
         self._checkpoint.release(name)
         stored = [
@@ -74,7 +78,8 @@ class DynamicLinears:
 
 class StaticLinears:
     """INT8 codes with one scale per row, activations with one scale and zero point from calibration: standard operators,
-    QuantizeLinear, DequantizeLinear and MatMul, which onnxruntime joins to MatMulIntegerToFloat.
+    QuantizeLinear, DequantizeLinear and MatMul, which onnxruntime joins to MatMulIntegerToFloat. What the checkpoint holds as
+    codes stays as it is (StoredLinears).
 
     ranges: name of the weight -> least and greatest value of its input.
     """
@@ -83,12 +88,15 @@ class StaticLinears:
         self, checkpoint: StoredTensors, weights: Int8Range, ranges: Mapping[str, tuple[float, float]]
     ) -> None:
         self._checkpoint, self._range, self._ranges = checkpoint, weights, ranges
+        self._stored = StoredLinears(checkpoint)
         self._quantized: dict[str, str] = {}
 
     def operators(self, names: Sequence[str]) -> Mapping[str, int]:
-        return {"MatMul": len(names)}
+        return _with_stored(self._checkpoint, "MatMul", names)
 
     def __call__(self, nodes: GraphNodes, name: str, hidden: str) -> str:
+        if self._checkpoint.record(name).scheme.is_quantized:
+            return self._stored(nodes, name, hidden)
         codes, scales = row_codes(self._checkpoint.tensor(name).dequantize(), self._range)
         self._checkpoint.release(name)
         stored = [
@@ -113,6 +121,11 @@ class StaticLinears:
                 "DequantizeLinear", [codes, *parameters], f"{hidden}.dequantized"
             )
         return self._quantized[hidden]
+
+
+def _with_stored(checkpoint: StoredTensors, operator: str, names: Sequence[str]) -> Mapping[str, int]:
+    stored = sum(checkpoint.record(name).scheme.is_quantized for name in names)
+    return {operator: len(names) - stored, "MatMulNBits": stored}
 
 
 def row_codes(

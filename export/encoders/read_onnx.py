@@ -76,9 +76,10 @@ class _Graph:
             return self.value(node.input[1])
         if node.op_type == "MatMulNBits":
             return self.blocks(node, node.input[1], node.input[2])
-        codes, scales = node.input[1:3]
+        stored = node.input[1:3]
         if node.op_type == "MatMul":
-            codes, scales = self._producers[node.input[1]].input[:2]
+            stored = self._producers[node.input[1]].input[:2]
+        codes, scales = stored
         return np.asarray(self.value(codes).T * self.value(scales)[:, None], dtype=np.float32)
 
     def blocks(self, node: onnx.NodeProto, codes: str, scales: str) -> Floats:

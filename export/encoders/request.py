@@ -86,10 +86,11 @@ def weights_bytes(source: EncoderSource, recipe: EncoderRecipe) -> int:
     """Of one container."""
     total = 0
     for item in source.spec.tensors():
-        if item.role == "linear" and recipe.activations != "float":
+        scheme = recipe.storage.scheme_for(item)
+        if item.role == "linear" and recipe.activations != "float" and not scheme.is_quantized:
             total += math.prod(item.shape) + 4 * item.shape[0]  # a byte per weight, a float32 scale per row
         else:
-            total += stored_bytes(item, recipe.storage.scheme_for(item))
+            total += stored_bytes(item, scheme)
     return total
 
 

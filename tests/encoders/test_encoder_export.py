@@ -74,9 +74,10 @@ def test_the_same_vectors_from_every_container(artifact: Path) -> None:
 def test_verify_and_a_damaged_file(
     artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["verify", str(artifact), "--quiet", "--json"]) == 0
+    assert main(["verify", str(artifact), "--quiet", "--json", "--format", "openvino"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert document["passed"] and len(document["checks"]) == 12
+    names = [check["name"] for check in document["checks"]]
+    assert document["passed"] and names == ["files", "weights", "tokens", "states"]
     copy = Path(shutil.copytree(artifact, tmp_path / "copy"))
     weights = bytearray((copy / "onnx" / "model.onnx.data").read_bytes())
     middle = len(weights) // 2
@@ -129,6 +130,7 @@ def test_int8_activations(
     assert bool(manifest.calibration) == (recipe == "int8-static")
 
 
+@pytest.mark.slow
 def test_too_far_from_the_float_model_is_kept_aside(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,7 +173,7 @@ def test_own_texts_and_a_shorter_context(source: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused_before_anything_is_written(
     words: list[str], told: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["export", str(source), "-o", str(tmp_path / "out"), *words]) == 2
+    assert main(["export", str(source), "-o", str(tmp_path / "out"), "--device", "edge", *words]) == 2
     assert told in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
