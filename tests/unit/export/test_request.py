@@ -123,12 +123,14 @@ def test_bad_requests(tiny_llama_dir: Path, tmp_path: Path, changes: dict[str, A
 def test_a_format_that_cannot_hold_the_model_is_left_out_with_the_reason(
     tiny_llama_dir: Path, edited: Any, tmp_path: Path
 ) -> None:
-    # A head of 8 features: onnxruntime's rotary kernel needs 16; the tensors are unchanged.
-    model = edited(tiny_llama_dir, config={"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 8})
+    # A head of 4 features: onnxruntime's attention needs a multiple of 8; the tensors are unchanged.
+    model = edited(
+        tiny_llama_dir, config={"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 4}
+    )
     plan = make_plan(request_for(model, tmp_path / "out"))
     assert "onnx" not in plan.formats and "gguf" in plan.formats
-    assert plan.refused["onnx"] == ("head_dim 8 is not a multiple of 16",)
-    with pytest.raises(UnsupportedModel, match=r"onnx: head_dim 8"):
+    assert plan.refused["onnx"] == ("head_dim 4 is not a multiple of 8",)
+    with pytest.raises(UnsupportedModel, match=r"onnx: head_dim 4"):
         make_plan(request_for(model, tmp_path / "out", formats=("onnx",)))
 
 
