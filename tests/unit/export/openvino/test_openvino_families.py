@@ -304,7 +304,13 @@ NORMS_OF_A_LAYER = {
 }
 
 
-@pytest.mark.parametrize("family", NORMS_OF_A_LAYER)
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(family, marks=pytest.mark.slow if family in ("mistral", "qwen3", "granite") else ())
+        for family in NORMS_OF_A_LAYER
+    ],
+)
 def test_the_plug_in_fuses_norms_rotations_and_attention(
     family: str, case: Callable[[str], Case], run_engine: Run
 ) -> None:
