@@ -60,7 +60,7 @@ class SafetensorsFormat:
                 json.dumps(document, indent=2) + "\n", encoding="utf-8"
             )
         _write_config(checkpoint, directory, modules)
-        copy_tokenizer(checkpoint.source_directory, directory)
+        copy_tokenizer(checkpoint.source_directory, directory, for_transformers=True)
         return directory / "config.json"
 
 

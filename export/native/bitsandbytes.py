@@ -97,7 +97,7 @@ class BitsAndBytes:
         }
         with options.progress.stage(self.name):
             run_isolated("edgeport.export.native.bitsandbytes:quantize_folder", arguments, timeout_s=None)
-            copy_tokenizer(source.directory, directory)
+            copy_tokenizer(source.directory, directory, for_transformers=True)
         return directory / "config.json"
 
     def _stored_bytes(self, item: TensorSpec, item_bytes: int) -> int:

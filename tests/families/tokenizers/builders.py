@@ -765,3 +765,6 @@ REFUSED_KINDS: tuple[str, ...] = ("phi4-mini", "tekken", "llama2-resaved")
 """What no description of llama.cpp's holds exactly."""
 
 KINDS: tuple[str, ...] = tuple(kind for kind in _LAYOUTS if kind not in REFUSED_KINDS)
+
+QUICK_KINDS: tuple[str, ...] = ("llama3", "granite", "gemma-spm", "phi3-spm", "unigram", "wordpiece")
+"""One of each way a tokenizer can be; tests of the others are marked slow where every kind costs a process."""

@@ -14,7 +14,7 @@ from edgeport.export.formats.gguf_tokenizer import add_tokenizer, read_tokenizer
 
 sys.path.insert(0, str(Path(__file__).parent))  # builders.py, corpus.py and results.py are imported by path
 
-from builders import ROWS, Tokenizers, WriteVocabulary, write_tokenizer
+from builders import QUICK_KINDS, REFUSED_KINDS, ROWS, Tokenizers, WriteVocabulary, write_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +53,23 @@ def vocabulary_file(tmp_path: Path) -> WriteVocabulary:
         return path
 
     return write
+
+
+# A process or a large import per kind adds up: of these tests only the kinds named here run by default
+_QUICK = {
+    "test_gguf": (*QUICK_KINDS, *REFUSED_KINDS),
+    "test_every_kind_is_shipped_or_left_out": ("llama3", "gemma-spm"),
+    "test_transformers_reads_the_copy_as_it_is": ("granite", "llama2-spm"),
+    "test_without_the_change_it_would_not": ("granite",),
+    "test_the_limit_is_real_and_spared": ("qwen2", "phi3-spm", "unigram", "gemma-spm", "olmo2"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        quick = _QUICK.get(getattr(item, "originalname", ""))
+        parameters = (
+            item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        )
+        if quick is not None and parameters.get("kind") not in quick:
+            item.add_marker(pytest.mark.slow)
