@@ -177,25 +177,31 @@ DAMAGES: dict[str, Callable[[bytes, int, int], Iterator[bytes]]] = {
 }
 
 
-def run_cases(folder: str, file: str, commands: list[list[str]], count: int, seed: int) -> dict[str, Any]:
-    """In a child: every damaged copy of `file` through `commands`. Returns the exit codes, and what went wrong with which case."""
+def run_cases(folder: str, work: dict[str, list[list[str]]], count: int, seed: int) -> dict[str, Any]:
+    """In a child: every damaged copy of each file of `work` through its commands.
+
+    Returns the exit codes by file, what went wrong with which case, and how long the slowest took.
+    """
     from edgeport.cli import main
 
-    path = Path(folder) / file
-    content, codes, faults, slowest = path.read_bytes(), {}, [], 0.0
-    for words in commands:
+    codes: dict[str, dict[str, int]] = {file: {} for file in work}
+    faults, slowest = [], 0.0
+    for words in (words for commands in work.values() for words in commands):
         _outcome(main, words)  # imports what it needs, before memory is counted
     _limit_memory()
-    for number, damaged in enumerate(DAMAGES[file](content, count, seed)):
-        path.write_bytes(damaged)
-        for words in commands:
-            begin = time.perf_counter()
-            code, told = _outcome(main, words)
-            slowest = max(slowest, time.perf_counter() - begin)
-            codes[str(code)] = codes.get(str(code), 0) + 1
-            if code not in (0, 1, 2) or "this is a bug" in told:
-                faults.append(f"case {number}, {words[0]}: {code}: {told[-300:]}")
-    path.write_bytes(content)
+    for file, commands in work.items():
+        path = Path(folder) / file
+        content = path.read_bytes()
+        for number, damaged in enumerate(DAMAGES[file](content, count, seed)):
+            path.write_bytes(damaged)
+            for words in commands:
+                begin = time.perf_counter()
+                code, told = _outcome(main, words)
+                slowest = max(slowest, time.perf_counter() - begin)
+                codes[file][str(code)] = codes[file].get(str(code), 0) + 1
+                if code not in (0, 1, 2) or "this is a bug" in told:
+                    faults.append(f"{file}, case {number}, {words[0]}: {code}: {told[-300:]}")
+        path.write_bytes(content)
     return {"codes": codes, "faults": faults, "slowest_s": slowest}
 
 
