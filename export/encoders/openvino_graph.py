@@ -1,8 +1,9 @@
 """An encoder as an OpenVINO model, built node by node: no tracing, no torch, no float copy of a weight.
 
 Inputs and outputs are named as optimum-intel names them: input_ids, attention_mask, token_type_ids (where the family has more
-than one type) -> last_hidden_state, and logits for classifiers. LayerNorm is MVN with a scale and a shift, which is what the CPU
-plug-in fuses into one kernel; attention is ScaledDotProductAttention.
+than one type) -> last_hidden_state, and logits for classifiers. LayerNorm is MVN with a scale and a shift, attention is
+ScaledDotProductAttention; tests/encoders sees what the CPU plug-in makes of them: one kernel for each MVN and each attention,
+GELU and biases inside the products.
 """
 
 from __future__ import annotations
