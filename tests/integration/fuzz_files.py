@@ -132,6 +132,10 @@ def gguf_damages(content: bytes, count: int, seed: int) -> Iterator[bytes]:
             yield content[:at] + struct.pack("<Q", value % 2**64) + content[at + 8 :]
     for version in (0, 1, 2, 4, 99, 2**31):
         yield content[:4] + struct.pack("<I", version) + content[8:]
+    for key in (b".block_count", b".context_length", b".embedding_length", b".attention.head_count"):
+        at = content.find(key) + len(key) + 4
+        for size in (0, 2**31 - 1, 2**32 - 1):
+            yield content[:at] + struct.pack("<I", size) + content[at + 4 :]
     marks = (
         b"tokenizer.ggml.tokens",
         b"token_embd.weight",
@@ -142,7 +146,8 @@ def gguf_damages(content: bytes, count: int, seed: int) -> Iterator[bytes]:
     )
     for _ in range(count // 2):
         mark = draw.choice(marks)
-        at = content.find(mark) + len(mark) + draw.randrange(-8, 40)
+        # of a key: its type, then its value, a number or a length; of a tensor: sizes, type, offset
+        at = content.find(mark) + len(mark) + draw.choice((4, 4, 8, 12, 20, draw.randrange(-8, 40)))
         yield content[:at] + struct.pack("<Q", draw.choice(HUGE) % 2**64) + content[at + 8 :]
     yield from byte_damages(content, count - count // 2, seed)
 
