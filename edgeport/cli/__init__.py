@@ -33,7 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "fast-path": ("edgeport.cli.fast_path", "say which kernels a model gets here, and why one is slow"),
     "tune": ("edgeport.cli.tune", "find an engine's fastest settings here by measurement, and remember them"),
     "devices": ("edgeport.cli.devices", "list device profiles, or probe this machine"),
-    "inspect": ("edgeport.cli.inspect", "show what is in an artifact or a model folder"),
+    "inspect": ("edgeport.cli.inspect", "show what a model, artifact or file of any origin holds"),
     "sparsify": ("edgeport.cli.sparsify", "set weights to zero, for a smaller compressed download"),
     "report": ("edgeport.cli.report", "write one HTML page with tables and plots"),
 }
