@@ -95,11 +95,24 @@ def available() -> dict[str, str | None]:
 
 
 def open_session(format_name: str, path: Path, options: SessionOptions) -> Session:
-    """Open a container. Raises MissingExtra when its engine is not installed, RuntimeFailure when it refuses the file."""
+    """Open a container. Raises MissingExtra when its engine is not installed, RuntimeFailure when it refuses the file, UsageError
+    for an encoder: some engines end the process when they are asked for its next token."""
     require_engine(format_name)
+    _refuse_encoder(format_name, Path(path))
     engine = _engine(format_name)
     opener = cast("Callable[[Path, SessionOptions], Session]", load(engine.opener, extra=engine.extra))
     return opener(Path(path), options)
+
+
+def _refuse_encoder(format_name: str, path: Path) -> None:
+    from edgeport.runtimes.container import Container
+    from edgeport.runtimes.encoder_container import is_encoder
+
+    if is_encoder(Container(format_name, path)):
+        raise UsageError(
+            f"{path} holds an encoder: it has vectors or labels and no next token",
+            hint="`edgeport run DIR TEXT`, or load(DIR).embed and classify (docs/encoders.md)",
+        )
 
 
 def _engine(format_name: str) -> Engine:

@@ -18,6 +18,7 @@ from edgeport.runtimes import EmbeddingOptions, EncoderModel, Model, SessionOpti
 from edgeport.runtimes.classification import classify_logits, scores_of
 from edgeport.runtimes.container import Container
 from edgeport.runtimes.encoder_container import is_encoder
+from edgeport.runtimes.engines import open_session
 from edgeport.runtimes.pooling import normalize, pool
 
 Twins = Callable[..., Path]
@@ -100,6 +101,13 @@ def test_what_an_encoder_is_not(model: EncoderModel) -> None:
         model.classify_tokens(TEXTS)
     with pytest.raises(UsageError, match="list"):
         model.embed("text")
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_an_encoder_is_no_session(format_name: str, containers: Path) -> None:
+    """llama.cpp would end the process."""
+    with pytest.raises(UsageError, match="holds an encoder"):
+        open_session(format_name, containers / format_name, OPTIONS)
 
 
 def test_a_closed_model(containers: Path) -> None:
