@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from edgeport.export.formats.gguf_wordpiece import (
     refuse_bare_text,
     wordpiece_tokens,
 )
+from edgeport.export.verify.token_limits import LIMITS_KEY, token_limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class GgufTokenizer:
     special_ids: key of gguf.md without prefix and suffix (bos, eos, eot, eom, unk, pad, sep, mask) -> token id.
     chat_templates: name -> Jinja text; the usual one is "default".
     model_name: what general.name has to hold, because llama.cpp goes by it; "" when it does not.
+    limits: what llama.cpp is known to cut otherwise with such a tokenizer, in words.
     """
 
     model: str
@@ -61,6 +63,7 @@ class GgufTokenizer:
     precompiled_charsmap: bytes = b""
     normalizer: BertNormalizer | None = None
     model_name: str = ""
+    limits: tuple[str, ...] = ()
     chat_templates: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -77,7 +80,7 @@ def read_tokenizer(directory: Path, vocab_size: int) -> GgufTokenizer:
         )
     found = _READERS[kind](directory, document, vocab_size)
     refuse_untranslatable(document)
-    return found
+    return replace(found, limits=tuple(limit.what for limit in token_limits(document)))
 
 
 def _read_bpe(directory: Path, document: Mapping[str, Any], vocab_size: int) -> GgufTokenizer:
@@ -203,6 +206,8 @@ def add_tokenizer(writer: GGUFWriter, tokenizer: GgufTokenizer) -> None:
         named = Keys.Tokenizer.CHAT_TEMPLATE_N.format(name=name)
         writer.add_string(Keys.Tokenizer.CHAT_TEMPLATE if name == "default" else named, template)
     writer.add_array(Keys.Tokenizer.CHAT_TEMPLATES, sorted(set(tokenizer.chat_templates) - {"default"}))
+    if tokenizer.limits:
+        writer.add_string(LIMITS_KEY, "; ".join(tokenizer.limits))
     _mark_name(writer, tokenizer.model_name)
 
 

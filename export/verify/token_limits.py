@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+LIMITS_KEY = "edgeport.tokenizer_limits"
+"""Where a GGUF file says what llama.cpp cuts otherwise; without the key, nothing is known."""
 _SPACE = "\u2581"
 _OTHER_SPACES = "\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import cast
 
 from edgeport.errors import ArtifactError, GateFailure
+from edgeport.export.verify.gguf_header import read_header
 from edgeport.export.verify.openvino_tokens import NOTE, first_mismatch
+from edgeport.export.verify.token_limits import LIMITS_KEY
 from edgeport.export.verify.token_texts import TEXTS, special_token_texts
 from edgeport.lazy import load, missing_extra
 from edgeport.runtimes.isolation import run_isolated
@@ -63,6 +65,8 @@ def check_tokens(format_name: str, entry_point: Path, expected: Sequence[Tokeniz
     if differences:
         raise GateFailure(f"the tokenizer cuts {differences[0]}")
     told = f"{len(expected)} texts, {sum(len(ids) for _, ids in expected)} tokens equal"
+    if format_name == "gguf" and (limits := read_header(entry_point).metadata.get(LIMITS_KEY)):
+        return f"{told}; llama.cpp {limits}"
     if format_name == "openvino":
         if _without_models(entry_point.parent):
             reason = (entry_point.parent / NOTE).read_text(encoding="utf-8").splitlines()[1]

@@ -26,6 +26,7 @@ from edgeport.errors import GateFailure, UnsupportedModel
 from edgeport.export.formats.gguf_tokenizer import read_tokenizer
 from edgeport.export.verify.token_limits import token_limits
 from edgeport.export.verify.token_parity import check_token_parity
+from edgeport.export.verify.tokens import check_tokens, golden_texts
 from edgeport.runtimes.llama_vocabulary import LlamaVocabulary
 from edgeport.runtimes.tokenizer import FileTokenizer
 
@@ -62,7 +63,10 @@ def test_gguf(kind: str, tokenizer_of: Tokenizers, vocabulary_file: WriteVocabul
     limits = token_limits(document_of(directory))
     assert ", ".join(limit.name for limit in limits) == expected.reason
     assert (expected.outcome == "limited") == bool(limits)
-    check_token_parity(vocabulary_file(directory), directory, lines_for(directory))
+    path = vocabulary_file(directory)
+    check_token_parity(path, directory, lines_for(directory))
+    told = check_tokens("gguf", path, golden_texts(directory)[:3])
+    assert all(limit.what in told for limit in limits) and ("llama.cpp" in told) == bool(limits)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "qwen2", "llama2-spm", "gemma-spm", "phi3-spm"])
