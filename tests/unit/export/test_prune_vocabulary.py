@@ -164,7 +164,10 @@ def test_unmeasurable_windows_are_not_measured(corpus: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"type": "Unigram", "vocab": [["a", -1.0], ["b", -2.0]]}, "its model is Unigram"),
+        (
+            {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -1.0]]},
+            "its model is Unigram",
+        ),
         ({"byte_fallback": True}, "falls back to bytes"),
         ({"end_of_word_suffix": "</w>"}, "marks word ends"),
     ],
