@@ -1,18 +1,15 @@
-"""Where a canonical tensor lies in a source folder, and what becomes of canonical tensors that go back into one.
+"""Where a canonical tensor lies in a source folder.
 
 Most families store what the spec lists. Phi-3 keeps query, key and value in one matrix, and gate and up in another; Gemma stores
-a norm's weight minus one. Everything between the source and the writers works on canonical tensors; what opens in transformers
-again (a layer in torch, the safetensors container, a pruned model) is turned back here.
+a norm's weight minus one. Everything between the source and the writers works on canonical tensors: canonical_weights reads
+them, canonical_modules gives a torch network their names, and formats/safetensors lays them out as the family does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from edgeport.errors import UnsupportedModel
 
@@ -91,23 +88,3 @@ def stored_shapes(storage: Storage, items: Iterable[Any]) -> dict[str, tuple[int
         rows = item.shape[0] + (before[0] if before else 0)
         shapes[name] = (rows, *item.shape[1:])
     return shapes
-
-
-def to_stored(
-    storage: Storage, tensors: Mapping[str, npt.NDArray[Any]], roles: Callable[[str], str]
-) -> dict[str, npt.NDArray[Any]]:
-    """Canonical tensors as the network's own state: fused by rows, norms without their offset (exact in float32)."""
-    state: dict[str, npt.NDArray[Any]] = {}
-    for name, values in tensors.items():
-        stored, parts = storage.group(name)
-        if storage.norm_offset and roles(name) == "norm":
-            values = values.astype(np.float32) - np.float32(storage.norm_offset)
-        if len(parts) == 1:
-            state[name] = values
-        elif stored not in state:
-            state[stored] = np.concatenate(_parts(tensors, parts))
-    return state
-
-
-def _parts(tensors: Mapping[str, npt.NDArray[Any]], names: Sequence[str]) -> list[npt.NDArray[Any]]:
-    return [tensors[name] for name in names]

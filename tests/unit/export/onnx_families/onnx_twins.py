@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeport.export.checkpoint import Checkpoint
-from edgeport.export.families.storage import to_stored
+from edgeport.export.families.storage import Storage
 from edgeport.export.formats.base import WriteOptions
 from edgeport.export.formats.table import get_format
 from edgeport.export.quantize.run import quantize
@@ -91,7 +91,7 @@ def network_of(twin: PackedTwin) -> Any:
     tensors = {name: checkpoint.tensor(name).dequantize().copy() for name in checkpoint.names()}
     state = {
         name: torch.from_numpy(np.ascontiguousarray(values))
-        for name, values in to_stored(spec.storage, tensors, roles.__getitem__).items()
+        for name, values in as_stored(spec.storage, tensors, roles).items()
     }
     loaded = network.load_state_dict(state, strict=False)
     assert not loaded.unexpected_keys and set(loaded.missing_keys) <= {"lm_head.weight"}
@@ -137,3 +137,17 @@ def onnx_run(folder: Path, prompt: Sequence[int], *, pieces: int = 1) -> tuple[L
 
 def relative_error(found: Logits, expected: Logits) -> float:
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+def as_stored(
+    storage: Storage, tensors: dict[str, npt.NDArray[Any]], roles: dict[str, str]
+) -> dict[str, npt.NDArray[Any]]:
+    """Canonical tensors as transformers' network holds them: fused by rows, norms without their offset."""
+    state: dict[str, npt.NDArray[Any]] = {}
+    for name, values in tensors.items():
+        stored, parts = storage.group(name)
+        offset = storage.norm_offset if roles[name] == "norm" else 0.0
+        state[stored] = (
+            np.concatenate([tensors[part] for part in parts]) if len(parts) > 1 else values - offset
+        )
+    return state
